@@ -1,0 +1,34 @@
+"""hpcc: Docker and OCI images on HPC clusters.
+
+    import hpcc
+    image = hpcc.pull("docker://python:3.12")
+    done = image.run(["-c", "print(1)"], compat=True, capture_output=True, text=True)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["HpccError", "Image", "Settings", "open_image", "pull"]
+
+if TYPE_CHECKING:
+    from hpcc.errors import HpccError
+    from hpcc.image import Image, open_image
+    from hpcc.settings import Settings
+
+
+def pull(uri: str, *, arch: str | None = None, settings: "Settings | None" = None) -> "Image":
+    """The image that `uri` names, from the cache or, once, from its registry. Raises HpccError."""
+    from hpcc.image import open_image
+    from hpcc.settings import Settings
+
+    return open_image(uri, settings or Settings.from_environ(), arch=arch)
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are first used: `import hpcc` itself costs nothing."""
+    homes = {"HpccError": "errors", "Image": "image", "open_image": "image", "Settings": "settings"}
+    if name not in homes:
+        raise AttributeError(f"module 'hpcc' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"hpcc.{homes[name]}"), name)

@@ -1,0 +1,201 @@
+"""Where things lie in a cache, and how they are opened and published.
+
+    DIR/
+      oci/             OCI image layout: oci-layout, index.json, blobs/sha256/<hex>
+      refs/<registry>/<repository>/_tags/<tag>/<uid>
+      packs-v1/<diff id>-<converter id>
+      sif-v1/<key>.sif, or <key>.<uid>.sif where that name is taken by somebody who is not trusted
+      uses/<key>/<uid>
+      locks/  tmp/  trash/
+
+A directory that this module makes is 0700; in a group's cache, whose own directory has group write permission and the
+sticky bit, it is 3770, and locks/ and oci/ 2770. Objects are 0444 and never change. To publish is to write a
+private temporary in tmp/, flush it to the disk, and rename it: whoever opens a name finds it whole or not at all.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from hpcc.cache.trust import Policy
+from hpcc.errors import CacheError
+
+SHARED = stat.S_ISVTX | stat.S_IWGRP
+USE_INTERVAL = 3600.0  # seconds between two touches of a use
+
+
+class Cache:
+    """One tier. Nothing is made on disk until something is written."""
+
+    __slots__ = ("policy", "root")
+
+    def __init__(self, root: str, users: tuple[str, ...] = (), groups: tuple[str, ...] = ()) -> None:
+        self.root = root
+        self.policy = Policy(root, users, groups)
+
+    # Names
+
+    def path(self, *parts: str) -> str:
+        return os.path.join(self.root, *parts)
+
+    def blob(self, algorithm: str, hexadecimal: str) -> str:
+        return self.path("oci/blobs", algorithm, hexadecimal)
+
+    def pack(self, name: str) -> str:
+        return self.path("packs-v1", name)
+
+    def sif(self, key: str) -> str:
+        return self.path("sif-v1", f"{key}.sif")
+
+    def tag(self, name: str, tag: str) -> str:
+        """The directory of a tag's refs, one file per writer; `name` is registry/repository."""
+        return self.path("refs", name, "_tags", tag)
+
+    # Reading
+
+    def open(self, path: str) -> int | None:
+        """A descriptor of the object at `path`, or at this user's own slot for it; None where there is none to trust."""
+        stem, suffix = os.path.splitext(path)
+        for candidate in (path, f"{stem}.{os.getuid()}{suffix}"):
+            try:
+                fd = os.open(candidate, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            except OSError:
+                continue  # also ESTALE and EACCES: an object may vanish at any time, and that is a miss
+            if self.policy.trusts(os.fstat(fd)):
+                return fd
+            os.close(fd)
+        return None
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        """The bytes of a small object that is trusted; None where there is none, or it is beyond `limit`."""
+        fd = self.open(path)
+        if fd is None:
+            return None
+        with open(fd, "rb") as file:
+            data = file.read(limit + 1)
+        return data if len(data) <= limit else None
+
+    # Writing
+
+    def make_directory(self, *parts: str) -> str:
+        """The directory, made where it is missing, with the modes of the module's docstring. Idempotent."""
+        path = self.root
+        if not os.path.isdir(path):
+            with _explained(path):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                _mkdir(path, 0o700)
+        shared = os.stat(path).st_mode & SHARED == SHARED
+        for part in "/".join(parts).split("/"):
+            path = os.path.join(path, part)
+            if not os.path.isdir(path):
+                unsticky = path in (self.path("locks"), self.path("oci"))
+                with _explained(path):
+                    _mkdir(path, (0o2770 if unsticky else 0o3770) if shared else 0o700)
+        return path
+
+    @contextmanager
+    def temporary(self) -> Iterator[BinaryIO]:
+        """A new private file in tmp/, open for reading and writing; gone at the end unless it was published."""
+        from hpcc.cache.temporary import new_name
+
+        path = os.path.join(self.make_directory("tmp"), new_name())
+        with _explained(path):
+            file = open(path, "x+b", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600))
+        try:
+            with file, _explained(path):
+                yield file
+        finally:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+
+    def publish(self, file: BinaryIO, path: str, *, mode: int = 0o444) -> str:
+        """Give a temporary of `temporary` its name. Atomic. Returns the name that it got.
+
+        An object that is there already and trusted stays, except one's own, which is replaced. A name that is
+        taken by somebody who is not trusted: a slot of one's own beside it.
+        """
+        with _explained(path):
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+            directory, name = os.path.split(path)
+            self.make_directory(os.path.relpath(directory, self.root))
+            try:
+                os.rename(file.name, path)
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EACCES) or not os.path.lexists(path):
+                    raise
+                if self.policy.trusts(os.lstat(path)):
+                    return path
+                stem, suffix = os.path.splitext(name)
+                path = os.path.join(directory, f"{stem}.{os.getuid()}{suffix}")
+                os.rename(file.name, path)
+            sync_directory(directory)
+            return path
+
+    def write(self, path: str, data: bytes, *, mode: int = 0o444) -> None:
+        """Publish `data` under `path`. Atomic, idempotent."""
+        with self.temporary() as file:
+            file.write(data)
+            self.publish(file, path, mode=mode)
+
+    def touch_use(self, key: str) -> None:
+        """Note that a run of the SIF `key` starts: what garbage collection goes by. Never fails a run."""
+        import time
+
+        path = self.path("uses", key, str(os.getuid()))
+        try:
+            if time.time() - os.stat(path).st_mtime < USE_INTERVAL:
+                return
+            os.utime(path)
+        except OSError:
+            try:
+                self.make_directory("uses", key)
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+            except (OSError, CacheError):
+                pass  # a read-only cache
+
+
+def sync_directory(path: str) -> None:
+    """Make a rename in the directory last over a power failure."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _mkdir(path: str, mode: int) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    if mode != 0o700:
+        os.chmod(path, mode)  # mkdir(2) drops what the umask masks
+
+
+_HINTS = {
+    errno.ENOSPC: "Free some space (`hpcc cache clean`), or name a roomier place in HPCC_CACHE_DIR.",
+    errno.EDQUOT: "Your quota is used up: `hpcc cache clean`, or name another place in HPCC_CACHE_DIR.",
+    errno.EROFS: "The cache is read-only here: name one that you can write to in HPCC_CACHE_DIR.",
+    errno.EACCES: "You may not write there: name a cache of your own in HPCC_CACHE_DIR.",
+    errno.EPERM: "You may not write there: name a cache of your own in HPCC_CACHE_DIR.",
+}
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    """Translate what the kernel says of a write into what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, CacheError | ConnectionError):
+            raise
+        where = error.filename if isinstance(error.filename, str) else path
+        hint = _HINTS.get(error.errno, "Look at the directory, or name another one in HPCC_CACHE_DIR.")
+        raise CacheError(f"cannot write to the cache: {where}: {error.strerror}", hint=hint) from None

@@ -1,0 +1,46 @@
+"""Names of temporaries: whose they are, so that what a killed process left can be told and removed.
+
+    tmp/<host>-<pid>-<start>-<random>     start: when the process began, in clock ticks since boot
+"""
+
+import os
+import secrets
+import socket
+
+
+def new_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{_start(os.getpid())}-{secrets.token_hex(6)}"
+
+
+def sweep(directory: str) -> int:
+    """Remove one's own temporaries of processes that ran on this host and are gone. Returns how many."""
+    removed = 0
+    try:
+        entries = list(os.scandir(directory))
+    except OSError:
+        return 0
+    for entry in entries:
+        if is_abandoned(entry.name):
+            try:
+                os.unlink(entry.path)  # in a sticky directory somebody else's stays
+                removed += 1
+            except OSError:
+                continue
+    return removed
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether `name` is a temporary whose process ran on this host and is gone."""
+    host, *rest = name.rsplit("-", 3)
+    if host != socket.gethostname() or len(rest) != 3 or not (rest[0].isdigit() and rest[1].isdigit()):
+        return False
+    return _start(int(rest[0])) != int(rest[1])
+
+
+def _start(pid: int) -> int:
+    """proc(5), stat, field 22; -1 where the process is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except OSError:
+        return -1

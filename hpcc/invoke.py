@@ -1,0 +1,43 @@
+"""Run hpcc's command line from Python: a container needs a process of its own, since its start cannot be undone."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpcc.errors import UsageError
+
+_SUBPROCESS = frozenset(
+    ("stdin", "stdout", "stderr", "input", "capture_output", "text", "encoding", "errors", "check", "cwd", "timeout",
+     "pass_fds", "close_fds", "start_new_session", "bufsize")
+)  # fmt: skip
+
+
+def command_line(command: str, image: str, args: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """The argv that runs `image`. Options: True is a flag, False and None are left out, lists repeat, dicts are K=V."""
+    argv = [sys.executable, "-I", "-S", os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py"), command]
+    for name, value in options.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            argv.append(flag)
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                argv += [flag, f"{key}={item}"]
+        elif isinstance(value, list | tuple):
+            for item in value:
+                argv += [flag, str(item)]
+        elif value is not None and value is not False:
+            argv += [flag, str(value)]
+    return [*argv, image, *args]
+
+
+def run_image(
+    command: str, image: str, args: Sequence[str], options: Mapping[str, Any]
+) -> "subprocess.CompletedProcess[Any]":
+    """subprocess.run of `hpcc <command> image args`; what subprocess.run knows of `options` goes there."""
+    if isinstance(args, str):
+        raise UsageError(f"args must be a list of strings, not {args!r}", hint='image.run(["ls", "-l"])')
+    ours = {name: value for name, value in options.items() if name not in _SUBPROCESS}
+    theirs = {name: value for name, value in options.items() if name in _SUBPROCESS}
+    return subprocess.run(command_line(command, image, args, ours), **theirs)  # noqa: PLW1510  (check is the caller's)

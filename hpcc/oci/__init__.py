@@ -1,0 +1,1 @@
+"""OCI's formats, pure: references, digests, platforms, manifests, image configs, and layers."""

@@ -1,0 +1,84 @@
+"""The system calls that Python 3.11 does not have. The only module with ctypes.
+
+Each function raises OSError with the kernel's errno; callers say what that means to a user.
+"""
+
+import ctypes
+import os
+
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWIPC = 0x00020000, 0x10000000, 0x20000000, 0x08000000
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 1024, 2048, 4096, 16384, 1 << 18, 1 << 19
+MS_UNBINDABLE, MS_RELATIME = 1 << 17, 1 << 21
+
+MNT_DETACH = 2
+
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 24, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CAPABILITY_VERSION_3 = 0x20080522
+LAST_CAPABILITY = 63
+
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "riscv64": 41, "s390x": 217}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: object = None) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)"""
+    _check(_libc.unshare(flags))
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2)"""
+    _check(_libc.setns(fd, kind))
+
+
+def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = "") -> None:
+    """mount(2); the OSError names the target."""
+    _check(
+        _libc.mount(
+            os.fsencode(source), os.fsencode(target), os.fsencode(kind) or None, ctypes.c_ulong(flags), os.fsencode(data) or None
+        ),
+        target,
+    )
+
+
+def unmount(target: str, flags: int = MNT_DETACH) -> None:
+    """umount2(2)"""
+    _check(_libc.umount2(os.fsencode(target), flags), target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2), which glibc has no function for."""
+    number = _SYS_PIVOT_ROOT.get(os.uname().machine)
+    if number is None:
+        raise OSError(38, f"pivot_root's number on {os.uname().machine} is not known")
+    _check(_libc.syscall(number, os.fsencode(new_root), os.fsencode(put_old)), new_root)
+
+
+def set_no_new_privs() -> None:
+    """prctl(2): neither this process nor what it executes gains privileges from set-user-id programs again."""
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def set_parent_death_signal(number: int) -> None:
+    """prctl(2): the signal that this process gets when its parent's thread dies."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
+
+
+def drop_capabilities() -> None:
+    """Empty the bounding, ambient, inheritable, permitted and effective sets, so that exec gains none, for root neither."""
+    for capability in range(LAST_CAPABILITY + 1):
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
+            break  # EINVAL after the last one that this kernel knows; EPERM where there is nothing to drop it with
+    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _check(_libc.capset(header, data))

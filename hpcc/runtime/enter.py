@@ -1,0 +1,121 @@
+"""From a plan to a payload: find out what the host can do, enter the image's root, launch.
+
+    <node dir>/                 0700; HPCC_NODE_DIR
+      host-v1-<fingerprint>       what was probed (host.py)
+      stage/                      mount point, empty outside of namespaces
+      held/<key>                  holders (hold.py)
+      unpacked-v1/<identity>/     copies of images (unpack.py)
+"""
+
+import os
+import stat
+from collections.abc import Callable
+
+from hpcc.errors import CacheError, RuntimeUnavailable
+from hpcc.runtime import hold, plan
+from hpcc.runtime import _kernel as kernel
+from hpcc.runtime.host import Host, known_host
+from hpcc.runtime.launch import Launcher
+from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung, mount_rootfs
+from hpcc.runtime.spec import Caller
+from hpcc.settings import Settings
+
+
+def caller(settings: Settings) -> Caller:
+    """Who calls, from where."""
+    import pwd
+
+    uid = os.getuid()
+    try:
+        entry = pwd.getpwuid(uid)
+        name, home = entry.pw_name, entry.pw_dir
+    except KeyError:
+        name, home = settings.environ.get("USER") or f"user{uid}", settings.environ.get("HOME") or "/"
+    try:
+        cwd = os.getcwd()
+    except OSError:
+        cwd = "/"
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return Caller(uid, os.getgid(), name, home, cwd, umask, settings.environ)
+
+
+def node_directory(settings: Settings, *parts: str) -> str:
+    """The user's directory on this node, or one in it, made where it is missing. CacheError where somebody else has it."""
+    path = settings.node_dir
+    for part in ("", *parts):
+        path = os.path.join(path, part).rstrip("/")
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            os.makedirs(path, 0o700)
+        except OSError as error:
+            raise CacheError(
+                f"cannot make {path}: {error.strerror}", hint="Name a directory on this node's disk in HPCC_NODE_DIR."
+            ) from None
+    status = os.lstat(settings.node_dir)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise CacheError(
+            f"{settings.node_dir} is not a directory that only you can use",
+            hint="Somebody may have put it there for you to fall into. Remove it, or name another in HPCC_NODE_DIR.",
+        )
+    return path
+
+
+def start(ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_mounted: bool) -> int:
+    """Run a plan on an image. Returns only in a process that stayed beside the payload: the payload's status.
+
+    keep_mounted: use, and leave, a holder for the image's mount.
+    """
+    writable = any(isinstance(op, plan.Layer) and op.writable for op in ops)
+    stage = node_directory(settings, "stage")
+    host = known_host(settings, settings.node_dir)
+    rung = choose_rung(host, image, writable=writable, rootfs=settings.rootfs, layer=settings.writable)
+    unpacked = ""
+    if rung.root == "unpacked":
+        from hpcc.runtime.unpack import unpacked_copy
+
+        unpacked = unpacked_copy(image, node_directory(settings, "unpacked-v1"))
+
+    uid, gid = os.getuid(), os.getgid()
+    launcher = Launcher(image, rung, host, stage, uid, gid)
+
+    def enter() -> None:
+        mount_rootfs(image, rung, host, stage, unpacked)
+
+    if not (keep_mounted and rung.root == "squashfuse" and settings.hold_idle > 0 and _join(image, rung, host, settings, enter)):
+        try:
+            enter()
+        except OSError as error:
+            raise RuntimeUnavailable(
+                f"cannot mount {image.path} ({rung.root}): {error.strerror}",
+                hint="`hpcc doctor` tells what this host can do; HPCC_ROOTFS=unpacked needs no mount of the image.",
+            ) from None
+    return launcher.run(ops)
+
+
+def _join(image: Rootfs, rung: Rung, host: Host, settings: Settings, enter: Callable[[], None]) -> bool:
+    """Enter the held root of the image, started where there is none; False where that did not work out."""
+    path = os.path.join(node_directory(settings, "held"), _holder_key(image, rung, settings))
+    hold.touch(path)
+    joined = hold.join(path, user_namespace=not host.root)
+    if not joined and hold.start(path, settings.hold_idle, enter, (image.fd,)):
+        joined = hold.join(path, user_namespace=not host.root)
+    if joined:
+        kernel.unshare(kernel.CLONE_NEWNS)
+    return joined
+
+
+def _holder_key(image: Rootfs, rung: Rung, settings: Settings) -> str:
+    """A name for what a holder holds: the image, how it is mounted, for which job, in which namespaces and mounts."""
+    import zlib
+
+    environ = settings.environ
+    job = environ.get("SLURM_JOB_ID") or environ.get("XDG_SESSION_ID") or str(os.getsid(0))
+    namespaces = "".join(os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "mnt"))
+    with open("/proc/self/mountinfo", "rb") as file:
+        mounts = file.read()
+    text = "\0".join((image.identity, *map(str, rung[:3]), job, namespaces)).encode() + mounts
+    return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}{zlib.crc32(text[::-1]):08x}"

@@ -1,0 +1,108 @@
+"""The environment of a payload. Pure.
+
+    default         the host's variables, the caller's value before the image's, PATH excepted
+    --cleanenv      the image's, and of the host only TERM and the proxies
+    both            then HPCCENV_X, APPTAINERENV_X, SINGULARITYENV_X as X, then --env
+
+HPCC_, APPTAINER_ and SINGULARITY_ variables of the host steer the runtime and stay outside. Apptainer's names
+for what runs (APPTAINER_CONTAINER, …) are set, since scripts ask for them.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PREFIXES = ("SINGULARITYENV_", "APPTAINERENV_", "HPCCENV_")  # the last wins
+_STEERING = ("HPCC_", "APPTAINER_", "SINGULARITY_", *_PREFIXES)
+_ALWAYS = frozenset(
+    ("TERM", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy",
+     "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+)  # fmt: skip
+_NEVER = frozenset(("HOME", "PATH", "LD_LIBRARY_PATH", "PS1", "PROMPT_COMMAND", "OLDPWD"))
+_LIBRARIES = "/.singularity.d/libs"
+
+
+class RunConfig(NamedTuple):
+    """What an image says about running it.
+
+    `scripts`: its environment is what /.singularity.d/env/*.sh say (SIFs of Apptainer, sandboxes), else `env`,
+    exactly. `runscript`: what `run` executes, where ENTRYPOINT and CMD are not known.
+    """
+
+    env: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    scripts: bool = False
+    runscript: str = ""
+
+
+def container_environment(
+    image_name: str,
+    config: RunConfig,
+    host: Mapping[str, str],
+    options: tuple[tuple[str, str], ...],
+    command: str,
+    *,
+    clean: bool,
+    compat: bool,
+    home: str,
+    binds: tuple[str, ...] = (),
+) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """(environment, overrides), each sorted. The overrides are part of the environment too."""
+    passed = {
+        name: value
+        for name, value in host.items()
+        if (name in _ALWAYS if clean else name not in _NEVER) and not name.startswith(_STEERING)
+    }
+    image = dict(_pairs(config.env))
+    env = {"LANG": "C"} if clean and not config.scripts else {}
+    env |= image | passed
+    env["PATH"] = image.get("PATH", DEFAULT_PATH)
+    if clean and config.scripts:
+        env.setdefault("LANG", "C")
+    libraries = image.get("LD_LIBRARY_PATH", "")
+    env["LD_LIBRARY_PATH"] = f"{libraries}:{_LIBRARIES}" if libraries else _LIBRARIES
+    name = image_name.rpartition("/")[2]
+    env["PS1"] = "Apptainer> "
+    for prefix in ("APPTAINER", "SINGULARITY"):
+        env[f"{prefix}_CONTAINER"] = image_name
+        env[f"{prefix}_NAME"] = name
+        env[f"{prefix}_BIND"] = ",".join(binds)
+        if compat:
+            env[f"{prefix}_NO_EVAL"] = "1"
+    env["APPTAINER_COMMAND"] = command
+    env["HPCC_CONTAINER"] = image_name
+    override = {"HOME": home}
+    for prefix in _PREFIXES:
+        override |= {key[len(prefix) :]: value for key, value in host.items() if key.startswith(prefix) and key != prefix}
+    override |= dict(options)
+    _extend_path(override, env["PATH"])
+    env |= override
+    return tuple(sorted(env.items())), tuple(sorted(override.items()))
+
+
+def _extend_path(override: dict[str, str], path: str) -> None:
+    """APPTAINERENV_PREPEND_PATH and _APPEND_PATH, which Apptainer's users know."""
+    before, after = override.pop("PREPEND_PATH", ""), override.pop("APPEND_PATH", "")
+    if before or after:
+        path = override.get("PATH", path)
+        override["PATH"] = ":".join(part for part in (before, path, after) if part)
+
+
+def _pairs(env: tuple[str, ...]) -> list[tuple[str, str]]:
+    found = []
+    for item in env:
+        name, equals, value = item.partition("=")
+        if name and equals:
+            found.append((name, value))
+    return found
+
+
+def script(override: tuple[tuple[str, str], ...]) -> str:
+    """A shell script that reads the image's own env scripts, sets what wins over them, and becomes its arguments."""
+    lines = ['for f in /.singularity.d/env/*.sh; do [ ! -f "$f" ] || . "$f"; done', "unset f"]
+    for name, value in override:
+        if name.isascii() and name.replace("_", "a").isalnum() and not name[0].isdigit():
+            quoted = value.replace("'", "'\\''")
+            lines.append(f"export {name}='{quoted}'")
+    return "\n".join([*lines, 'exec "$@"'])

@@ -1,0 +1,334 @@
+"""Do a plan: one loop over its operations, the last of which becomes the payload.
+
+    <stage>/rootfs/    the image, read-only (rootfs.py), perhaps a holder's
+    <stage>/session/   tmpfs of this run: points/ upper/ work/ under/ files/
+    <stage>/final/     the container's root, until Pivot
+
+After Pivot the host's files are gone, so nothing may be imported any more from there on.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+
+from hpcc.errors import CommandNotFound, HpccError, RuntimeUnavailable, UsageError
+from hpcc.runtime import _kernel as kernel
+from hpcc.runtime import plan
+from hpcc.runtime.host import Host, enter_user_namespace
+from hpcc.runtime.rootfs import RDONLY, Rootfs, Rung, bind, remount
+from hpcc.runtime.stage import make_points, resolve
+from hpcc.runtime.underlay import build_underlay
+
+
+class Launcher:
+    """Carries out operations in namespaces that rootfs.py or hold.py has entered. For one run, then gone."""
+
+    def __init__(self, image: Rootfs, rung: Rung, host: Host, stage: str, uid: int, gid: int) -> None:
+        self._image, self._rung, self._host = image, rung, host
+        self._stage, self._uid, self._gid = stage, uid, gid
+        self._session = f"{stage}/session"
+        self._final = -1
+        self._own: set[int] = set()  # devices of tmpfs's that this run made: there it may make mount points
+
+    def run(self, ops: tuple[plan.Op, ...]) -> int:
+        """Do `ops`. Returns only in a process that stayed beside the payload: the payload's status."""
+        steps: dict[type, Callable[..., int | None]] = {
+            plan.NewProcesses: self._new_processes,
+            plan.Layer: self._layer,
+            plan.Mount: self._mount,
+            plan.BindMount: self._bind,
+            plan.Link: self._link,
+            plan.MakeDirectory: self._make_directory,
+            plan.Accounts: self._accounts,
+            plan.Pivot: self._pivot,
+            plan.ChangeDirectory: self._change_directory,
+            plan.DropPrivileges: self._drop_privileges,
+            plan.Execute: self._execute,
+        }
+        for op in ops:
+            try:
+                status = steps[type(op)](op)
+            except OSError as error:
+                raise RuntimeUnavailable(
+                    f"{plan.describe(op)}: {error.strerror}", hint="`hpcc doctor` tells what this host can do."
+                ) from None
+            if status is not None:
+                return status
+        raise AssertionError("a plan ends with Execute")
+
+    def _new_processes(self, op: plan.NewProcesses) -> int | None:
+        import signal
+
+        from hpcc.runtime.supervise import block_signals, supervise
+
+        kernel.unshare(kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC)
+        mask = block_signals()
+        alive, parent = os.pipe()
+        child = os.fork()
+        if child:
+            return supervise(child, bare=not op.init)
+        kernel.set_parent_death_signal(signal.SIGKILL)
+        os.close(parent)
+        if _is_closed(alive):  # it died before the request
+            os._exit(255)
+        kernel.unshare(kernel.CLONE_NEWNS)  # so that Pivot does not move our parent as well
+        if op.init:
+            payload = os.fork()
+            if payload:
+                status = supervise(payload, is_init=True, bare=False)
+                os._exit(status)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return None
+
+    def _layer(self, op: plan.Layer) -> None:
+        self._make_session()
+        rootfs, final = f"{self._stage}/rootfs", f"{self._stage}/final"
+        root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        made = make_points(root, f"{self._session}/points", op.points)
+        lower = f"{self._session}/points:{rootfs}" if made else rootfs
+        if op.writable:
+            self._writable(lower, final)
+        elif not made:
+            bind(rootfs, final)
+            remount(final, readonly=True)
+        elif self._host.overlay:
+            kernel.mount("overlay", final, "overlay", RDONLY, self._overlay_options(f"lowerdir={lower}"))
+        else:
+            build_underlay(root, rootfs, f"{self._session}/points", f"{self._session}/under")
+            bind(f"{self._session}/under", final)
+            remount(final, readonly=True)
+        os.close(root)
+        # A recursive bind of a directory above the stage would take it along. Set here, since a copy of a mount
+        # namespace forgets it.
+        kernel.mount("", self._stage, "", kernel.MS_UNBINDABLE)
+        self._final = os.open(final, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _make_session(self) -> None:
+        kernel.mount("tmpfs", self._session, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755")
+        self._own.add(os.stat(self._session).st_dev)
+        for name in ("points", "upper", "work", "under", "files"):
+            os.mkdir(f"{self._session}/{name}")
+        os.chmod(f"{self._session}/upper", 0o755)
+
+    def _overlay_options(self, options: str) -> str:
+        return options if self._host.root else f"{options},userxattr"
+
+    def _writable(self, lower: str, final: str) -> None:
+        upper = f"upperdir={self._session}/upper,workdir={self._session}/work"
+        root = os.stat(f"{self._stage}/rootfs")
+        os.chmod(f"{self._session}/upper", root.st_mode & 0o1777)
+        if self._rung.layer == "overlay":
+            flags = kernel.MS_NOSUID | kernel.MS_NODEV
+            kernel.mount("overlay", final, "overlay", flags, self._overlay_options(f"lowerdir={lower},{upper}"))
+            return
+        from hpcc.runtime.fuse import start_daemon
+
+        options = f"lowerdir={lower},{upper},squash_to_uid={self._uid},squash_to_gid={self._gid}"
+        daemon = start_daemon([self._host.fuse_overlayfs, "-f", "-o", options, "{fuse}"])
+        kernel.unshare(kernel.CLONE_NEWNS)  # the daemon stays in the one with the lower layer
+        daemon.mount(final, readonly=False)
+
+    def _open_target(self, target: str, *, directory: bool) -> int:
+        """A descriptor of the place to mount on; made where it is missing on a tmpfs of ours."""
+        try:
+            fd, _, missing = resolve(self._final, target)
+        except OSError as error:
+            raise UsageError(f"{target} in the container: {error.strerror}", hint="Bind to another path.") from None
+        if not missing:
+            return fd
+        if os.fstat(fd).st_dev not in self._own:
+            os.close(fd)
+            raise UsageError(
+                f"{target} does not exist in the container, and what is mounted above it cannot get it",
+                hint="Make the directory on the host first, or bind to another path.",
+            )
+        for name in missing[:-1] if not directory else missing:
+            os.mkdir(name, 0o755, dir_fd=fd)
+            below = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        if not directory:
+            os.close(os.open(missing[-1], os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=fd))
+            below = os.open(missing[-1], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        return fd
+
+    def _mount(self, op: plan.Mount) -> None:
+        fd = self._open_target(op.target, directory=True)
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV
+        if op.kind in ("proc", "devpts", "mqueue"):
+            flags = kernel.MS_NOSUID | kernel.MS_NOEXEC | (0 if op.kind == "devpts" else kernel.MS_NODEV)
+        try:
+            kernel.mount(op.kind, f"/proc/self/fd/{fd}", op.kind, flags, op.options)
+        except OSError:
+            if op.kind != "devpts":
+                raise
+            bind("/dev/pts", f"/proc/self/fd/{fd}")  # kernels without instances for users
+        os.close(fd)
+        if op.kind == "tmpfs":
+            fd = self._open_target(op.target, directory=True)
+            self._own.add(os.fstat(fd).st_dev)
+            os.close(fd)
+
+    def _bind(self, op: plan.BindMount) -> None:
+        try:
+            status = os.stat(op.source)
+        except OSError as error:
+            if op.optional:
+                return
+            raise UsageError(f"--bind {op.source}: {error.strerror}", hint="The path must exist on this host.") from None
+        directory = status.st_mode & 0o170000 == 0o040000
+        self._bind_on(op.source, op.target, directory=directory, readonly=op.readonly, device=op.device)
+
+    def _bind_on(self, source: str, target: str, *, directory: bool, readonly: bool = False, device: bool = False) -> None:
+        fd = self._open_target(target, directory=directory)
+        try:
+            bind(source, f"/proc/self/fd/{fd}")
+        except OSError as error:
+            if error.errno != errno.ENOTDIR:
+                raise
+            kinds = "a directory and the other a file" if directory else "a file and the other a directory"
+            raise UsageError(f"cannot bind {source} to {target}: one is {kinds}") from None
+        finally:
+            os.close(fd)
+        fd = self._open_target(target, directory=directory)
+        remount(f"/proc/self/fd/{fd}", readonly=readonly, device=device)
+        os.close(fd)
+
+    def _link(self, op: plan.Link) -> None:
+        directory, _, name = op.path.rpartition("/")
+        fd = self._open_target(directory, directory=True)
+        os.symlink(op.target, f"/proc/self/fd/{fd}/{name}")
+        os.close(fd)
+
+    def _make_directory(self, op: plan.MakeDirectory) -> None:
+        os.close(self._open_target(op.path, directory=True))
+
+    def _accounts(self, op: plan.Accounts) -> None:
+        entries = (("passwd", f"{op.user}:x:{op.uid}:{op.gid}::{op.home}:/bin/sh", op.uid), ("group", _group(op.gid), op.gid))
+        for name, line, number in entries:
+            fd, _, missing = resolve(self._final, f"/etc/{name}")
+            try:
+                if missing:
+                    continue
+                with open(f"/proc/self/fd/{fd}", "rb") as file:
+                    content = file.read(1 << 20)
+            except OSError:
+                continue
+            finally:
+                os.close(fd)
+            rows = [row.split(b":") for row in content.split(b"\n")]
+            if any(len(row) > 2 and row[2] == str(number).encode() for row in rows):
+                continue
+            if content and not content.endswith(b"\n"):
+                content += b"\n"
+            path = f"{self._session}/files/{name}"
+            with open(path, "wb") as file:
+                file.write(content + line.encode() + b"\n")
+            os.chmod(path, 0o644)
+            self._bind_on(path, f"/etc/{name}", directory=False)
+
+    def _pivot(self, op: plan.Pivot) -> None:
+        os.close(self._final)
+        os.chdir(f"{self._stage}/final")
+        kernel.pivot_root(".", ".")
+        kernel.unmount(".")
+        os.chdir("/")
+
+    def _change_directory(self, op: plan.ChangeDirectory) -> None:
+        for path in op.candidates:
+            try:
+                os.chdir(path)
+            except OSError as error:
+                if len(op.candidates) == 1:
+                    raise UsageError(
+                        f"--pwd {path}: {error.strerror}", hint="The directory must exist in the container."
+                    ) from None
+                continue
+            return
+
+    def _drop_privileges(self, op: plan.DropPrivileges) -> None:
+        if self._rung.as_root:
+            enter_user_namespace(self._uid, self._gid)
+        os.umask(op.umask)
+        kernel.drop_capabilities()
+        kernel.set_no_new_privs()
+
+    def _execute(self, op: plan.Execute) -> None:
+        environment = dict(op.environment)
+        argv = op.argv
+        if not argv or not argv[0]:
+            argv = _shell(argv[1:])
+            environment["SHELL"] = argv[0]
+        environment["PWD"] = os.getcwd()
+        _restore_signals()
+        if op.script:
+            argv = ("/bin/sh", "-c", op.script, "hpcc", *argv)
+        _become(argv, environment)
+
+
+def _is_closed(pipe: int) -> bool:
+    """Whether nobody can write to the pipe any more. Closes it."""
+    os.set_blocking(pipe, False)
+    try:
+        return os.read(pipe, 1) == b""
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(pipe)
+
+
+def _group(gid: int) -> str:
+    import grp
+
+    try:
+        name = grp.getgrgid(gid).gr_name
+    except KeyError:
+        name = f"group{gid}"
+    return f"{name}:x:{gid}:"
+
+
+def _restore_signals() -> None:
+    """Python ignores SIGPIPE and SIGXFSZ, and exec would hand that on: `… | head` must end the payload."""
+    import _signal
+
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
+
+
+def _shell(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    if os.access("/bin/bash", os.X_OK):
+        return ("/bin/bash", "--norc", *arguments)
+    return ("/bin/sh", *arguments)
+
+
+def _become(argv: tuple[str, ...], environment: dict[str, str]) -> None:
+    """execvpe in the container, by the container's PATH; CommandNotFound says why it is not possible."""
+    name = argv[0]
+    directories = [""] if "/" in name else environment.get("PATH", "").split(":")
+    denied: OSError | None = None
+    for directory in directories:
+        path = f"{directory or '.'}/{name}" if "/" not in name else name
+        try:
+            os.execve(path, argv, environment)
+        except OSError as error:
+            if error.errno == errno.ENOEXEC:  # a script without #!, which execvp hands to the shell as well
+                _become_script(path, argv, environment)
+            if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.lexists(path):
+                continue
+            denied = denied or error
+    if denied is None:
+        raise CommandNotFound(
+            f'"{name}": not found in the image' + ("" if "/" in name else f", whose PATH is {environment.get('PATH', '')}"),
+            hint="`hpcc exec IMAGE ls /bin` shows what is there; `hpcc inspect` what the image is meant to run.",
+        )
+    why = "its interpreter or loader is missing" if denied.errno == errno.ENOENT else denied.strerror
+    raise CommandNotFound(f'"{name}": cannot be executed in the image: {why}', hint="Is it for another architecture?")
+
+
+def _become_script(path: str, argv: tuple[str, ...], environment: dict[str, str]) -> None:
+    try:
+        os.execve("/bin/sh", ("/bin/sh", path, *argv[1:]), environment)
+    except OSError as error:
+        raise HpccError(f"{path} is a script, but /bin/sh cannot run it: {error.strerror}") from None

@@ -1,0 +1,165 @@
+"""From what the user asked for to a tuple of operations. Pure; `--dry-run` prints it, launch.py does it.
+
+Paths that operations name are paths in the container. The root filesystem of the image is already mounted, outside
+of it, when the first operation runs (rootfs.py).
+"""
+
+from typing import NamedTuple
+
+from hpcc.runtime.environment import script
+from hpcc.runtime.spec import Container
+
+
+class NewProcesses(NamedTuple):
+    """PID and IPC namespaces of its own; what follows happens in a child. `init`: a process 1 that reaps."""
+
+    init: bool
+
+
+class Layer(NamedTuple):
+    """The root of the container: the image, with the mount points that it lacks; writable or not.
+
+    points: (path, whether it is a directory; None: what the source on the host is, path of the source)
+    """
+
+    writable: bool
+    points: tuple[tuple[str, bool | None, str], ...]
+
+
+class Mount(NamedTuple):
+    """A filesystem of a kind: tmpfs, proc, devpts, mqueue."""
+
+    kind: str
+    target: str
+    options: str = ""
+
+
+class BindMount(NamedTuple):
+    source: str
+    target: str
+    readonly: bool = False
+    optional: bool = False
+    device: bool = False  # device files stay usable
+
+
+class Link(NamedTuple):
+    target: str
+    path: str
+
+
+class MakeDirectory(NamedTuple):
+    path: str
+
+
+class Accounts(NamedTuple):
+    """/etc/passwd and /etc/group of the image, with the caller's entries added."""
+
+    user: str
+    uid: int
+    gid: int
+    home: str
+
+
+class Pivot(NamedTuple):
+    """The container's root becomes the process's root; the host's filesystem is gone."""
+
+
+class ChangeDirectory(NamedTuple):
+    """The first of these that exists; an error where there is but one and it does not."""
+
+    candidates: tuple[str, ...]
+
+
+class DropPrivileges(NamedTuple):
+    """No new privileges, and no capability in any set."""
+
+    umask: int
+
+
+class Execute(NamedTuple):
+    """Become the payload. An empty name is a shell, whichever the image has. `script` runs it where not empty."""
+
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    script: str
+
+
+Op = (
+    NewProcesses
+    | Layer
+    | Mount
+    | BindMount
+    | Link
+    | MakeDirectory
+    | Accounts
+    | Pivot
+    | ChangeDirectory
+    | DropPrivileges
+    | Execute
+)
+
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_DEV_LINKS = (
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+    ("pts/ptmx", "/dev/ptmx"),
+)
+
+
+def plan_container(container: Container) -> tuple[Op, ...]:
+    """The operations, in their order."""
+    ops: list[Op] = []
+    if container.new_pid or container.new_ipc:
+        ops.append(NewProcesses(container.init))
+    mounts = [*_system(container), *_user(container)]
+    ops.append(Layer(container.writable, tuple(_points(mounts))))
+    ops += mounts
+    ops.append(Accounts(*container.account, container.home))
+    ops.append(Pivot())
+    ops.append(ChangeDirectory(container.cwd))
+    ops.append(DropPrivileges(container.umask))
+    ops.append(Execute(container.argv, container.environment, script(container.override) if container.scripts else ""))
+    return tuple(ops)
+
+
+def _system(container: Container) -> list[Op]:
+    ops: list[Op] = []
+    if container.minimal_dev:
+        ops += [Mount("tmpfs", "/dev", "mode=755,size=64m"), MakeDirectory("/dev/shm"), MakeDirectory("/dev/pts")]
+        ops += [BindMount(f"/dev/{name}", f"/dev/{name}", optional=True, device=True) for name in _DEVICES]
+        ops += [Mount("tmpfs", "/dev/shm", "mode=1777"), Mount("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620")]
+        if container.new_ipc:
+            ops += [MakeDirectory("/dev/mqueue"), Mount("mqueue", "/dev/mqueue")]
+        ops += [Link(target, path) for target, path in _DEV_LINKS]
+    else:
+        ops.append(BindMount("/dev", "/dev", device=True))
+    ops.append(Mount("proc", "/proc") if container.new_pid else BindMount("/proc", "/proc", device=True))
+    ops.append(BindMount("/sys", "/sys", optional=True))
+    return ops
+
+
+def _user(container: Container) -> list[Op]:
+    ops: list[Op] = [
+        Mount("tmpfs", path, "mode=1777" if path in ("/tmp", "/var/tmp") else "mode=0755") for path in container.temporary
+    ]
+    ops += [BindMount(bind.source, bind.target, bind.readonly, bind.optional) for bind in container.binds]
+    return ops
+
+
+def _points(mounts: list[Op]) -> list[tuple[str, bool | None, str]]:
+    """Where the image must have something to mount on. What lies below an earlier target is that one's business."""
+    points: list[tuple[str, bool | None, str]] = []
+    for op in mounts:
+        if isinstance(op, Mount | BindMount) and not any(op.target.startswith(path + "/") for path, _, _ in points):
+            points.append((op.target, None, op.source) if isinstance(op, BindMount) else (op.target, True, ""))
+    return points
+
+
+def describe(op: Op) -> str:
+    """One line for --dry-run."""
+    if isinstance(op, Execute):
+        return f"Execute {' '.join(op.argv) or 'a shell'}, {len(op.environment)} variables" + (", by /bin/sh" * bool(op.script))
+    fields = ", ".join(f"{name}={value!r}" for name, value in op._asdict().items() if value not in ("", False, None))
+    return f"{type(op).__name__} {fields}".rstrip()

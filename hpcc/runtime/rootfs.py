@@ -1,0 +1,161 @@
+"""The root filesystem of an image, mounted: a ladder, and the first rung that this host can stand on.
+
+    kernel      a loop device; real root only, and only for images that hpcc made and a trusted owner owns
+    squashfuse  FUSE; its files belong to the caller where squashfuse can say so (0.5 and newer)
+    unpacked    a copy on this node's disk, made once for all of a user's jobs
+    directory   an image that is a directory already
+
+What is mounted where, in a mount namespace of our own; the stage is a directory of the node directory:
+
+    <stage>/            tmpfs
+      rootfs/             the image, read-only
+      session/  final/    of each run (launch.py)
+"""
+
+import os
+from typing import NamedTuple
+
+from hpcc.errors import RuntimeUnavailable
+from hpcc.runtime import _kernel as kernel
+from hpcc.runtime.fuse import Daemon, start_daemon
+from hpcc.runtime.host import Host, enter_user_namespace, why_not
+
+RDONLY = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
+_INSTALL = "Install squashfuse and fuse-overlayfs (packages of every distribution), or see `hpcc doctor`."
+
+
+class Rootfs(NamedTuple):
+    """An image's root filesystem as it lies on disk.
+
+    kind: "squashfs", in the file `fd` from `offset` on, `size` bytes; or "directory", at `path`.
+    identity names it on this host: the same identity, the same content. `owners`: the ids in it, where known.
+    trusted: made by hpcc and owned by somebody whom the cache's policy trusts.
+    """
+
+    kind: str
+    path: str
+    fd: int = -1
+    offset: int = 0
+    size: int = 0
+    identity: str = ""
+    owners: tuple[int, ...] | None = None
+    trusted: bool = False
+
+
+class Rung(NamedTuple):
+    """How the image is mounted, and how a writable layer over it is made ("" where none is asked for)."""
+
+    root: str  # kernel | squashfuse | unpacked | directory
+    squash: bool  # its files appear as the caller's
+    as_root: bool  # in a namespace where the caller is 0, and the payload in one nested in it
+    layer: str  # "" | overlay | fuse-overlayfs
+
+
+def choose_rung(host: Host, image: Rootfs, *, writable: bool, rootfs: str = "auto", layer: str = "auto") -> Rung:
+    """The first rung of each ladder that works here. Pure. RuntimeUnavailable says what is missing.
+
+    `rootfs` and `layer` force a rung (settings rootfs and writable).
+    """
+    if not host.mounts:
+        raise why_not(host)
+    roots = _roots(host, image)
+    if image.kind == "squashfs" and layer == "unpacked":
+        rootfs = "unpacked"
+    if rootfs != "auto" and image.kind == "squashfs":
+        if rootfs not in roots:
+            raise RuntimeUnavailable(f"this host cannot mount {image.path} as {rootfs}", hint=_INSTALL)
+        roots = [rootfs]
+    if not writable:
+        return Rung(roots[0], _squashes(host, roots[0]), False, "")
+    for root in roots:
+        rung = _writable(host, image, root, layer)
+        if rung is not None:
+            return rung
+    raise RuntimeUnavailable(f"this host has no way to make {image.path} writable ({layer})", hint=_INSTALL)
+
+
+def _roots(host: Host, image: Rootfs) -> list[str]:
+    if image.kind == "directory":
+        return ["directory"]
+    found = ["kernel"] if host.root and host.loop and image.trusted else []
+    return [*found, *(["squashfuse"] if host.squashfuse else []), "unpacked"]
+
+
+def _squashes(host: Host, root: str) -> bool:
+    """Whether each file of the mounted image belongs to the caller, or to ids that the caller's namespace has."""
+    if host.root:
+        return True
+    return root in ("unpacked", "directory") or (root == "squashfuse" and host.squash)
+
+
+def _writable(host: Host, image: Rootfs, root: str, layer: str) -> Rung | None:
+    squash = _squashes(host, root)
+    if layer in ("auto", "overlay", "unpacked") and host.overlay and squash:
+        return Rung(root, squash, False, "overlay")
+    if layer in ("auto", "fuse-overlayfs") and host.fuse_overlayfs:
+        return Rung(root, squash, False, "fuse-overlayfs")
+    if layer in ("auto", "nested") and host.overlay and not host.root and image.owners == (0,):
+        return Rung(root, False, True, "overlay")
+    return None
+
+
+def mount_rootfs(image: Rootfs, rung: Rung, host: Host, stage: str, unpacked: str = "") -> None:
+    """Enter namespaces of our own and mount the image at <stage>/rootfs, read-only. OSError where the host refuses.
+
+    `unpacked` is the copy for that rung. This process cannot go back; call it where that is meant.
+    """
+    uid, gid = os.geteuid(), os.getegid()
+    if not host.root:
+        enter_user_namespace(*((0, 0) if rung.as_root else (uid, gid)))
+    daemon: Daemon | None = None
+    if rung.root == "squashfuse":
+        daemon = start_daemon(_squashfuse(host, image, rung, uid, gid), (image.fd,))
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
+    kernel.mount("tmpfs", stage, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755")
+    target = f"{stage}/rootfs"
+    os.mkdir(target)
+    os.mkdir(f"{stage}/final")
+    os.mkdir(f"{stage}/session")
+    if daemon is not None:
+        daemon.mount(target, readonly=True)
+    elif rung.root == "kernel":
+        from hpcc.runtime.loop import mount_loop
+
+        mount_loop(image.fd, image.offset, image.size, target)
+    else:
+        bind(image.path if rung.root == "directory" else unpacked, target)
+        remount(target, readonly=True)
+
+
+def _squashfuse(host: Host, image: Rootfs, rung: Rung, uid: int, gid: int) -> list[str]:
+    options = f"offset={image.offset}"
+    if rung.squash and not host.root:
+        options += f",uid={uid},gid={gid}"
+    return [host.squashfuse, "-f", "-o", options, f"/proc/self/fd/{image.fd}", "{fuse}"]
+
+
+def bind(source: str, target: str) -> None:
+    """Bind `source`, with what is mounted below it (the kernel does not let a user leave that out)."""
+    kernel.mount(source, target, "", kernel.MS_BIND | kernel.MS_REC)
+
+
+def remount(target: str, *, readonly: bool, device: bool = False) -> None:
+    """Set nosuid, nodev unless `device`, and ro, keeping the flags that the kernel has locked."""
+    flags = kernel.MS_NOSUID | (0 if device else kernel.MS_NODEV) | (kernel.MS_RDONLY if readonly else 0)
+    locked = os.statvfs(target).f_flag
+    for here, there in _FLAGS:
+        if locked & here:
+            flags |= there
+    kernel.mount("", target, "", kernel.MS_REMOUNT | kernel.MS_BIND | flags)
+
+
+_FLAGS = (
+    (os.ST_RDONLY, kernel.MS_RDONLY),
+    (os.ST_NOSUID, kernel.MS_NOSUID),
+    (os.ST_NODEV, kernel.MS_NODEV),
+    (os.ST_NOEXEC, kernel.MS_NOEXEC),
+    (os.ST_NOATIME, kernel.MS_NOATIME),
+    (os.ST_NODIRATIME, kernel.MS_NODIRATIME),
+    (os.ST_RELATIME, kernel.MS_RELATIME),
+)

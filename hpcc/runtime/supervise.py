@@ -1,0 +1,69 @@
+"""Stay beside a payload that has a PID namespace of its own, and be invisible: each signal goes on, its status is ours.
+
+A payload that is process 1 of its namespace has no default actions: the kernel drops a TERM that it does not handle, so
+that `scancel` would wait for its KILL. So where such a signal would have ended an ordinary process, it is done here.
+"""
+
+import os
+import signal
+
+_ALL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+_DEADLY = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
+                     signal.SIGALRM, signal.SIGPIPE, signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF))  # fmt: skip
+_SI_KERNEL = 128
+
+
+def block_signals() -> set[signal.Signals]:
+    """Hold all signals back, before a fork, so that none is lost; the old mask, for the child to restore."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)  # type: ignore[return-value]
+
+
+def supervise(child: int, *, is_init: bool = False, bare: bool = True) -> int:
+    """Forward signals to `child` until it ends; its exit status as a shell counts it (128 + N for signal N).
+
+    bare: the child is process 1 of its namespace. is_init: we are, and reap what loses its parent.
+    Signals must be blocked (block_signals).
+    """
+    ended_by = 0
+    while True:
+        info = signal.sigwaitinfo(_ALL)
+        number = info.si_signo
+        if number == signal.SIGCHLD:
+            status = _reap(child, is_init)
+            if status is not None:
+                return 128 + ended_by if ended_by and status == 128 + signal.SIGKILL else status
+            continue
+        # The terminal's own signals (si_code SI_KERNEL) reach the child without us: it is in our process group.
+        try:
+            if bare and number in _DEADLY and _would_die(child, number):
+                ended_by = number
+                os.kill(child, signal.SIGKILL)
+            elif info.si_code != _SI_KERNEL:
+                os.kill(child, number)
+        except ProcessLookupError:
+            continue
+
+
+def _reap(child: int, everybody: bool) -> int | None:
+    """Collect what has ended; the child's status if it has."""
+    ended: int | None = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1 if everybody else child, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            ended = code if code >= 0 else 128 - code
+
+
+def _would_die(child: int, number: int) -> bool:
+    """Whether an ordinary process would end: it neither handles nor ignores nor blocks the signal (proc(5), status)."""
+    try:
+        with open(f"/proc/{child}/status", encoding="ascii", errors="replace") as file:
+            lines = [line.split() for line in file if line.startswith(("SigBlk:", "SigIgn:", "SigCgt:"))]
+    except OSError:
+        return False
+    return not any(int(mask, 16) >> (number - 1) & 1 for _, mask in lines)

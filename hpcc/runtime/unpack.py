@@ -1,0 +1,112 @@
+"""A copy of an image on this node's disk, for hosts that can mount neither squashfs nor FUSE.
+
+    unpacked-v1/<identity>/    the tree; whole, since it gets its name by a rename at the end
+
+As a user each file belongs to the user, so that an overlay can copy it up; devices, and what only root may set, stay
+out. One copy serves all jobs of the user on the node; nobody can write to it through a container.
+"""
+
+import fcntl
+import os
+import shutil
+import stat
+
+from hpcc import fstree
+from hpcc.errors import CacheError, InvalidImage
+from hpcc.runtime.rootfs import Rootfs
+from hpcc.squashfs.reader import Inode, SquashFS, open_squashfs
+
+_TMPFS, _RAMFS = 0x01021994, 0x858458F6
+ROOM = 2.5  # times the image's compressed size must be free
+
+
+def unpacked_copy(image: Rootfs, directory: str) -> str:
+    """The path of the copy, made where it is missing. Atomic; one process makes it, the others wait.
+
+    Raises CacheError where there is no room, InvalidImage for a damaged image.
+    """
+    path = os.path.join(directory, image.identity)
+    if os.path.isdir(path):
+        return path
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.path.isdir(path):
+            _check_room(image, directory)
+            partial = f"{path}.partial"
+            _remove(partial)
+            try:
+                _unpack(image, partial)
+                os.rename(partial, path)
+            except OSError as error:
+                raise CacheError(
+                    f"cannot unpack {image.path} to {directory}: {error.strerror}",
+                    hint="Name a directory with room on this node's disk in HPCC_NODE_DIR.",
+                ) from None
+            finally:
+                _remove(partial)
+    finally:
+        os.close(lock)
+    return path
+
+
+def _check_room(image: Rootfs, directory: str) -> None:
+    room = os.statvfs(directory)
+    if room.f_bavail * room.f_frsize < image.size * ROOM:
+        raise CacheError(
+            f"{directory} has {room.f_bavail * room.f_frsize >> 20} MiB free, too little to unpack {image.path}",
+            hint="Name a directory with room on this node's disk in HPCC_NODE_DIR, or install squashfuse.",
+        )
+
+
+def _remove(path: str) -> None:
+    if os.path.lexists(path):
+        for parent, _, _ in os.walk(path):
+            os.chmod(parent, 0o700)
+        shutil.rmtree(path)
+
+
+def _unpack(image: Rootfs, target: str) -> None:
+    squashfs = open_squashfs(lambda offset, size: os.pread(image.fd, size, image.offset + offset), image.size)
+    root = os.geteuid() == 0
+    links: dict[int, str] = {}
+    directories: list[tuple[str, Inode]] = []
+    for name, inode in squashfs.walk():
+        path = os.path.join(target, os.fsdecode(name)) if name else target
+        if inode.kind == fstree.DIRECTORY:
+            os.mkdir(path, 0o700)
+            directories.append((path, inode))
+        elif inode.nlink > 1 and inode.number in links:
+            os.link(links[inode.number], path, follow_symlinks=False)
+        elif _make(squashfs, inode, path, root=root):
+            links[inode.number] = path
+            _set_attributes(path, inode, root=root)
+    for path, inode in reversed(directories):
+        _set_attributes(path, inode, root=root)
+
+
+def _make(squashfs: SquashFS, inode: Inode, path: str, *, root: bool) -> bool:
+    if inode.kind == fstree.REGULAR:
+        with open(path, "xb") as file:
+            for block in squashfs.read(inode):
+                file.write(block)
+    elif inode.kind == fstree.SYMLINK:
+        os.symlink(inode.target, path)
+    elif inode.kind == fstree.FIFO:
+        os.mkfifo(path)
+    elif inode.kind in (fstree.CHAR, fstree.BLOCK) and root:
+        kind = stat.S_IFCHR if inode.kind == fstree.CHAR else stat.S_IFBLK
+        os.mknod(path, 0o600 | kind, os.makedev(*inode.rdev))
+    elif inode.kind not in (fstree.CHAR, fstree.BLOCK, fstree.SOCKET):
+        raise InvalidImage(f"{path}: a file of an unknown kind")
+    else:
+        return False
+    return True
+
+
+def _set_attributes(path: str, inode: Inode, *, root: bool) -> None:
+    if root:
+        os.chown(path, inode.uid, inode.gid, follow_symlinks=False)
+    if inode.kind != fstree.SYMLINK:
+        os.chmod(path, inode.mode if root else inode.mode & 0o1777)
+    os.utime(path, (inode.mtime, inode.mtime), follow_symlinks=False)

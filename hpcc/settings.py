@@ -1,0 +1,236 @@
+"""Settings: where each comes from, and which a site has locked.
+
+    environment (HPCC_X, then APPTAINER_X, then SINGULARITY_X)
+      over $XDG_CONFIG_HOME/hpcc/config.toml
+      over /etc/hpcc/config.toml
+      over the default
+
+A key in the site file's [locked] table is final: an environment variable or user file that sets it is ignored,
+and `hpcc config` says so. Both files hold `key = value` with the names of `KEYS`.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from hpcc.errors import SettingsError
+
+SITE_FILE = "/etc/hpcc/config.toml"
+SMALL = 20 << 30  # bytes free under $HOME below which a cache keeps neither blobs nor packs
+
+
+def _path(text: Any) -> str:
+    if not isinstance(text, str) or not text:
+        raise ValueError("a path")
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    items = value.split(":") if isinstance(value, str) else value
+    return tuple(_path(item) for item in items if item)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise ValueError("a list of strings")
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def _seconds(value: Any) -> float:
+    number = float(value)
+    if not 0 <= number < 1e10:
+        raise ValueError("seconds, 0 or more")
+    return number
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if isinstance(value, str) and value.lower() in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError("true or false")
+
+
+def _choice(*names: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in names:
+            raise ValueError(" | ".join(names))
+        return str(value)
+
+    return parse
+
+
+class Key(NamedTuple):
+    parse: Callable[[Any], Any]
+    variables: tuple[str, ...]  # beside HPCC_<NAME>, which comes first
+    help: str
+
+
+KEYS: Mapping[str, Key] = {
+    "cache_dir": Key(_path, (), "the shared cache; APPTAINER_CACHEDIR and SINGULARITY_CACHEDIR name its parent"),
+    "private_dir": Key(_path, (), "cache for what only credentials could pull"),
+    "node_dir": Key(_path, (), "this node's own disk: unpacked images, held mounts"),
+    "library_path": Key(_paths, (), "read-only caches, looked up first, separated by colons"),
+    "trusted_users": Key(_texts, (), "users whose cached images are run, beside oneself, root and the cache's owner"),
+    "trusted_groups": Key(_texts, (), "groups whose members' cached images are run"),
+    "ttl": Key(_seconds, (), "seconds for which a tag is believed without asking the registry"),
+    "lock_wait": Key(_seconds, (), "seconds to wait for somebody else's pull"),
+    "keep_blobs": Key(_flag, (), "keep layers as the registry sent them"),
+    "keep_packs": Key(_flag, (), "keep converted layers, so that the next image that shares them is quick"),
+    "bind_paths": Key(_texts, ("APPTAINER_BIND", "SINGULARITY_BIND"), "host paths bound into each container, by commas"),
+    "hold_idle": Key(_seconds, (), "seconds for which a mounted image is held for the next run; 0 holds none"),
+    "rootfs": Key(_choice("auto", "kernel", "squashfuse", "unpacked"), (), "how images are mounted; see hpcc doctor"),
+    "writable": Key(
+        _choice("auto", "overlay", "fuse-overlayfs", "nested", "unpacked"),
+        (),
+        "how --writable-tmpfs is made; see hpcc doctor",
+    ),
+    "squashfuse": Key(_path, (), "the squashfuse_ll to use, where PATH has none or an old one"),
+    "nohttps": Key(_flag, ("APPTAINER_NOHTTPS", "SINGULARITY_NOHTTPS"), "talk plain http to every registry"),
+    "insecure": Key(_texts, (), "registries (host[:port]) that are talked to by plain http"),
+}
+
+
+class Settings:
+    """All settings of one invocation, frozen. `origins[name]` says where each value came from."""
+
+    __slots__ = (*KEYS, "environ", "origins")
+
+    cache_dir: str
+    private_dir: str
+    node_dir: str
+    library_path: tuple[str, ...]
+    trusted_users: tuple[str, ...]
+    trusted_groups: tuple[str, ...]
+    ttl: float
+    lock_wait: float
+    keep_blobs: bool
+    keep_packs: bool
+    bind_paths: tuple[str, ...]
+    hold_idle: float
+    rootfs: str
+    writable: str
+    squashfuse: str
+    nohttps: bool
+    insecure: tuple[str, ...]
+    environ: Mapping[str, str]
+    origins: Mapping[str, str]
+
+    def __init__(self, values: Mapping[str, Any], origins: Mapping[str, str], environ: Mapping[str, str]) -> None:
+        for name in KEYS:
+            object.__setattr__(self, name, values[name])
+        object.__setattr__(self, "origins", origins)
+        object.__setattr__(self, "environ", environ)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"settings are frozen; {name} cannot be set")
+
+    def replace(self, **values: Any) -> "Settings":
+        """These settings with some set by the command line."""
+        origins = {**self.origins, **dict.fromkeys(values, "command line")}
+        return Settings({name: values.get(name, getattr(self, name)) for name in KEYS}, origins, self.environ)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None, *, site_file: str = SITE_FILE) -> "Settings":
+        """Read environment and files. SettingsError names the variable or file and what it should hold."""
+        environ = dict(os.environ if environ is None else environ)
+        home = environ.get("HOME") or "/"
+        user_file = os.path.join(environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config"), "hpcc/config.toml")
+        site, locked = _read_file(site_file)
+        user, _ = _read_file(user_file)
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for name, key in KEYS.items():
+            if name in locked:
+                values[name], origins[name] = _parse(key, locked[name], site_file), f"{site_file}, locked"
+                continue
+            variable = _variable(environ, name, key)
+            if variable is not None:
+                values[name], origins[name] = _parse(key, environ[variable], variable), variable
+            elif name == "cache_dir" and (parent := _first(environ, ("APPTAINER_CACHEDIR", "SINGULARITY_CACHEDIR"))):
+                values[name], origins[name] = os.path.join(_path(environ[parent]), "hpcc"), parent
+            elif name in user:
+                values[name], origins[name] = _parse(key, user[name], user_file), user_file
+            elif name in site:
+                values[name], origins[name] = _parse(key, site[name], site_file), site_file
+        for name, value in _defaults(environ, home, values).items():
+            if name not in values:
+                values[name], origins[name] = value, "default"
+        return cls(values, origins, environ)
+
+
+def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    xdg = environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")
+    cache_dir = values.get("cache_dir") or os.path.join(xdg, "hpcc")
+    keep = not _is_small_home(cache_dir, home)
+    return {
+        "cache_dir": cache_dir,
+        "private_dir": os.path.join(xdg, "hpcc-private"),
+        "node_dir": f"/var/tmp/hpcc-{os.getuid()}",
+        "library_path": (),
+        "trusted_users": (),
+        "trusted_groups": (),
+        "ttl": 3600.0,
+        "lock_wait": 3600.0,
+        "keep_blobs": keep,
+        "keep_packs": keep,
+        "bind_paths": (),
+        "hold_idle": 20.0,
+        "rootfs": "auto",
+        "writable": "auto",
+        "squashfuse": "",
+        "nohttps": False,
+        "insecure": (),
+    }
+
+
+def _is_small_home(cache_dir: str, home: str) -> bool:
+    if not f"{cache_dir}/".startswith(home.rstrip("/") + "/"):
+        return False
+    try:
+        free = os.statvfs(home)
+    except OSError:
+        return False
+    return free.f_bavail * free.f_frsize < SMALL
+
+
+def _first(environ: Mapping[str, str], names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if environ.get(name)), None)
+
+
+def _variable(environ: Mapping[str, str], name: str, key: Key) -> str | None:
+    return _first(environ, (f"HPCC_{name.upper()}", *key.variables))
+
+
+def _parse(key: Key, value: Any, origin: str) -> Any:
+    try:
+        return key.parse(value)
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"{origin}: {str(value)[:100]!r} is not what belongs there: {error}") from None
+
+
+def _read_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(settings, locked settings) of a file; both empty where there is none."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}, {}
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}", hint="hpcc must be able to read it.") from None
+    import tomllib
+
+    try:
+        values = tomllib.loads(data.decode())
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    locked = values.pop("locked", {})
+    if not isinstance(locked, dict):
+        raise SettingsError(f"{path}: locked must be a table")
+    for name in [*values, *locked]:
+        if name not in KEYS:
+            raise SettingsError(f"{path}: unknown setting {name!r}", hint="`hpcc config` lists all settings.")
+    return values, locked

@@ -1,0 +1,171 @@
+"""What all tests share: who runs them, where they may write, and what a skip means.
+
+HPCC_NO_SKIP=1, or --no-skip, turns each skip into a failure: on a machine where everything must be there, as in CI,
+a test that did not run has found nothing out. The exception are tests marked `shared_data`, whose data lies outside of
+the repository: those are counted and named at the end.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # for `tests.support`, whichever way pytest was started
+
+from tests.support import installation, peers, people  # noqa: E402
+from tests.support.docker_registry import DockerRegistry  # noqa: E402
+from tests.support.people import Person  # noqa: E402
+
+SHARED_DATA = ROOT.parent / "shared" / "data"
+_without_data = pytest.StashKey[list[str]]()
+
+
+# -- skips ---------------------------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skip", action="store_true", help="a skipped test is a failure (also HPCC_NO_SKIP=1)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_without_data] = []
+    config.option.no_skip = config.option.no_skip or os.environ.get("HPCC_NO_SKIP", "") not in ("", "0")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        pytest.skip("needs root")
+    if item.get_closest_marker("shared_data") and not SHARED_DATA.is_dir():
+        pytest.skip("no ../shared/data beside this checkout")
+    if item.get_closest_marker("interop") and (reason := peers.missing()):
+        pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        if item.get_closest_marker("shared_data"):
+            item.config.stash[_without_data].append(item.nodeid)
+        elif item.config.option.no_skip:
+            _fail(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector):
+    report = yield
+    if report.skipped and collector.config.option.no_skip:
+        _fail(report)
+    return report
+
+
+def _fail(report: pytest.TestReport | pytest.CollectReport) -> None:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    report.outcome = "failed"
+    report.longrepr = f"skipped where nothing may be skipped (HPCC_NO_SKIP): {reason.removeprefix('Skipped: ')}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    skipped = config.stash[_without_data]
+    if skipped:
+        terminalreporter.section(f"{len(skipped)} tests did not run: their data in ../shared/data is not here")
+        for name in skipped:
+            terminalreporter.line(name)
+
+
+# -- people and places ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hpcc_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Point this process, and the commands that it starts, to a new home; no setting, cache or proxy of the caller."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in list(os.environ):
+        if name.startswith(people.FOREIGN) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    for name, value in people.isolated(home).items():
+        monkeypatch.setenv(name, value)
+    return home
+
+
+@pytest.fixture
+def cache_dir(hpcc_env: Path) -> Path:
+    """The directory that HPCC_CACHE_DIR names in `hpcc_env`; not made yet."""
+    return hpcc_env / "cache"
+
+
+@pytest.fixture(scope="session")
+def _open_base() -> Iterator[Path]:
+    """A directory that every user can pass through; pytest's own temporary directories are root's alone."""
+    base = Path(tempfile.mkdtemp(prefix="hpcc-tests-", dir="/var/tmp"))
+    base.chmod(0o755)
+    yield base
+    shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture
+def open_dir(_open_base: Path) -> Iterator[Path]:
+    """A new directory, this process's own, that every user can read and pass through; removed afterwards."""
+    path = Path(tempfile.mkdtemp(dir=_open_base))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def plain_user(_open_base: Path) -> Person:
+    """The unprivileged user, with a home for the session."""
+    home = _open_base / "plain"
+    home.mkdir(mode=0o700)
+    person = people.unprivileged(home)
+    if person is None:
+        pytest.skip(f"no user {people.TEST_USER}: run tests/support/install.sh as root")
+    return person.at(home)
+
+
+@pytest.fixture(params=["root", "user"])
+def runs_as(request: pytest.FixtureRequest, open_dir: Path) -> Person:
+    """Each test twice, as root and as a plain user, with a home of its own; started by a plain user, once."""
+    home = open_dir / "home"
+    person = people.myself(home) if request.param == "root" else request.getfixturevalue("plain_user")
+    home.mkdir(mode=0o700)
+    return person.at(home)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """As a plain user there is no root to run as: `runs_as[root]` is no test of that machine, rather than a skip."""
+    if os.geteuid() == 0:
+        return
+    impossible = [i for i in items if getattr(i, "callspec", None) and i.callspec.params.get("runs_as") == "root"]
+    if impossible:
+        config.hook.pytest_deselected(items=impossible)
+        items[:] = [item for item in items if item not in impossible]
+
+
+# -- hpcc as installed, and registries -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def installed() -> installation.Installation:
+    """hpcc from a wheel of this tree, which the plain user can run too."""
+    return installation.install()
+
+
+@pytest.fixture
+def docker_registry(tmp_path: Path) -> Iterator[DockerRegistry]:
+    """A real docker-registry, empty, of this test alone."""
+    from tests.support.real import need
+
+    program = need("docker-registry")
+    directory = tmp_path / "docker-registry"
+    directory.mkdir()
+    with DockerRegistry(directory, str(program or "docker-registry")) as registry:
+        yield registry

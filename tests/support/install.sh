@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# What the tests need from the system. Idempotent, and quick when all is there.
+#
+#   install.sh                     Debian packages, the unprivileged user hpcc-test, /dev/fuse: all of the below
+#   install.sh packages NAME...    Debian packages by name
+#   install.sh user                a user with subordinate ids, who owns nothing else
+#   install.sh fuse                /dev/fuse for everybody, as udev makes it on a real machine
+#
+# As another user than root it only says what is missing; the tests that need it then skip, and say so.
+set -euo pipefail
+export DEBIAN_FRONTEND=noninteractive
+user=hpcc-test
+needed=(
+  attr              # getfattr, setfattr: extended attributes as others see them
+  busybox-static    # the smallest payload
+  docker-registry   # a real registry
+  fuse-overlayfs    # writable layers with squashed owners
+  fuse3             # fusermount3, which only other people's tools need
+  procps            # ps: what is left running after a run
+  qemu-user         # the converter's bytes on another CPU
+  squashfs-tools    # unsquashfs and mksquashfs: judges of our SquashFS
+  squashfuse        # squashfuse_ll: root filesystems of users
+  uidmap            # newuidmap, newgidmap
+  util-linux        # setpriv, unshare
+)
+
+say() { echo "install.sh: $*" >&2; }
+
+missing() {
+  local name
+  for name in "$@"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || echo "$name"
+  done
+}
+
+# One try of apt-get; on failure its complaints, without the addresses of this machine's mirrors.
+apt_once() {
+  apt-get -qq -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 "$@" >"$log" 2>&1
+}
+
+# Several tries: another apt-get may hold the lists' lock, and a mirror may be in the middle of a change.
+apt() {
+  local try
+  for try in 1 2 3 4; do
+    if apt_once "$@"; then return; fi
+    sleep $((try * 4))
+  done
+  grep -E '^(E|W):' "$log" | sed -E 's#[a-z]+://[^ ]*#(address)#g' | tail -n 5 >&2
+  return 1
+}
+
+packages() {
+  local names log policy=/usr/sbin/policy-rc.d
+  type dpkg-query >/dev/null 2>&1 || { say "no Debian: install by hand what the tests need: $*"; return 0; }
+  mapfile -t names < <(missing "$@")
+  [ ${#names[@]} -gt 0 ] || return 0
+  if [ "$(id -u)" != 0 ]; then say "missing Debian packages: ${names[*]}"; return 0; fi
+  say "installing ${names[*]}"
+  log=$(mktemp)
+  cleanup="$log"
+  trap 'rm -f $cleanup' EXIT
+  if [ ! -e $policy ]; then  # the packages' own daemons are of no use here
+    cleanup="$log $policy"
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+  fi
+  if ! apt_once install -y --no-install-recommends "${names[@]}"; then  # perhaps only the lists are missing or old
+    apt update && apt install -y --no-install-recommends "${names[@]}" || { say "apt-get could not install ${names[*]}"; return 1; }
+  fi
+  rm -f $cleanup
+}
+
+# The first id above all ranges of a file like /etc/subuid; aligned, so that ranges are easy to tell apart.
+next_range() { awk -F: '$2 + $3 > top {top = $2 + $3} END {if (top < 100000) top = 100000; print top}' "$1"; }
+
+user() {
+  if [ "$(id -u)" != 0 ]; then return 0; fi
+  getent passwd $user >/dev/null || useradd --create-home --shell /bin/bash --comment "runs hpcc's tests" $user
+  [ -d /home/$user ] || install -d -m 700 -o $user -g $user /home/$user
+  local file
+  for file in /etc/subuid /etc/subgid; do
+    touch $file
+    grep -q "^$user:" $file || echo "$user:$(next_range $file):65536" >>$file
+  done
+}
+
+fuse() {
+  if [ "$(id -u)" != 0 ]; then return 0; fi
+  [ -e /dev/fuse ] || mknod -m 666 /dev/fuse c 10 229 || say "no /dev/fuse here: tests of FUSE mounts will skip"
+  [ ! -e /dev/fuse ] || [ "$(stat -c %a /dev/fuse)" = 666 ] || chmod 666 /dev/fuse
+}
+
+case "${1:-all}" in
+  all) packages "${needed[@]}"; user; fuse ;;
+  packages) shift; packages "$@" ;;
+  user | fuse) "$1" ;;
+  *) say "unknown step $1"; exit 2 ;;
+esac
