@@ -51,10 +51,15 @@ def find_program(name: str, settings: Settings, more: tuple[str, ...] = ()) -> s
     return ""
 
 
+def find_programs(settings: Settings) -> tuple[str, str]:
+    """(squashfuse_ll, fuse-overlayfs): the paths, or "" where there is none."""
+    squashfuse = settings.squashfuse or find_program("squashfuse_ll", settings, _APPTAINER_LIBEXEC)
+    return squashfuse, find_program("fuse-overlayfs", settings, _APPTAINER_LIBEXEC)
+
+
 def known_host(settings: Settings, directory: str) -> Host:
     """The facts for this boot: remembered in `directory`, else probed and remembered."""
-    squashfuse = settings.squashfuse or find_program("squashfuse_ll", settings, _APPTAINER_LIBEXEC)
-    overlayfs = find_program("fuse-overlayfs", settings, _APPTAINER_LIBEXEC)
+    squashfuse, overlayfs = find_programs(settings)
     name = os.path.join(directory, f"host-v1-{_fingerprint(squashfuse, overlayfs)}")
     try:
         with open(name, encoding="utf-8") as file:

@@ -106,3 +106,23 @@ def _make_directory(path: str, mode: int) -> None:
     except FileExistsError:
         return
     os.chmod(path, mode)
+
+
+def read_in_root(root: str, path: str, limit: int = 1 << 20) -> bytes | None:
+    """A regular file below the directory `root`, links followed as if that were "/"; None where there is none."""
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd, _, missing = resolve(top, path)
+    except OSError:
+        return None
+    finally:
+        os.close(top)
+    try:
+        if missing or not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        with open(f"/proc/self/fd/{fd}", "rb") as file:
+            return file.read(limit)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)

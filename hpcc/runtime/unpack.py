@@ -16,7 +16,6 @@ from hpcc.errors import CacheError, InvalidImage
 from hpcc.runtime.rootfs import Rootfs
 from hpcc.squashfs.reader import Inode, SquashFS, open_squashfs
 
-_TMPFS, _RAMFS = 0x01021994, 0x858458F6
 ROOM = 2.5  # times the image's compressed size must be free
 
 
@@ -70,9 +69,10 @@ def _unpack(image: Rootfs, target: str) -> None:
     squashfs = open_squashfs(lambda offset, size: os.pread(image.fd, size, image.offset + offset), image.size)
     root = os.geteuid() == 0
     links: dict[int, str] = {}
-    directories: list[tuple[str, Inode]] = []
+    directories: list[tuple[str, Inode]] = [(target, squashfs.root)]
+    os.mkdir(target, 0o700)
     for name, inode in squashfs.walk():
-        path = os.path.join(target, os.fsdecode(name)) if name else target
+        path = os.path.join(target, os.fsdecode(name))
         if inode.kind == fstree.DIRECTORY:
             os.mkdir(path, 0o700)
             directories.append((path, inode))
@@ -108,5 +108,6 @@ def _set_attributes(path: str, inode: Inode, *, root: bool) -> None:
     if root:
         os.chown(path, inode.uid, inode.gid, follow_symlinks=False)
     if inode.kind != fstree.SYMLINK:
-        os.chmod(path, inode.mode if root else inode.mode & 0o1777)
+        keep = 0o3777 if inode.kind == fstree.DIRECTORY else 0o1777  # no set-user-id programs of the caller's
+        os.chmod(path, inode.mode if root else inode.mode & keep)
     os.utime(path, (inode.mtime, inode.mtime), follow_symlinks=False)

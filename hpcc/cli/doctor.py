@@ -1,0 +1,84 @@
+"""hpcc doctor: can this host run containers, and how."""
+
+import json
+import os
+
+from hpcc.cli.arguments import Command, Option, parse
+from hpcc.errors import HpccError, RuntimeUnavailable
+from hpcc.runtime.enter import node_directory
+from hpcc.runtime.host import Host, find_programs, probe
+from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung
+from hpcc.settings import Settings
+
+COMMAND = Command(
+    "doctor [--json]",
+    "Try what hpcc needs on this host, and say what it will use. Exit status 1 when containers cannot run.",
+    (Option(("-j", "--json"), "as JSON"),),
+    "hpcc doctor",
+)
+
+_FACTS = {
+    "root": "running as root",
+    "user_namespaces": "user namespaces",
+    "mounts": "mounts in a namespace of our own",
+    "fuse": "FUSE (/dev/fuse) there",
+    "squashfuse": "squashfuse_ll",
+    "squash": "squashfuse can give files to the caller (0.5 or newer)",
+    "overlay": "the kernel's overlay on tmpfs there",
+    "fuse_overlayfs": "fuse-overlayfs",
+    "loop": "the kernel's squashfs through loop devices",
+}
+
+
+def main(name: str, argv: list[str]) -> int:
+    arguments = parse(COMMAND, argv)
+    settings = Settings.from_environ()
+    node_directory(settings, "stage")
+    host = probe(*find_programs(settings), settings.node_dir)
+    image = Rootfs("squashfs", "an image", owners=None, trusted=host.root)
+    plans = {what: _rung(host, image, settings, writable) for what, writable in (("read-only", False), ("writable", True))}
+    usable = not isinstance(plans["read-only"], HpccError)
+    if arguments.json:
+        print(json.dumps({"facts": host._asdict(), "plans": {k: _describe(v) for k, v in plans.items()}}, indent=1))
+        return 0 if usable else 1
+    for field, text in _FACTS.items():
+        value = getattr(host, field)
+        print(f"  {'yes' if value else 'no':<4}{text}{f' ({value})' if isinstance(value, str) and value else ''}")
+    print()
+    for what, rung in plans.items():
+        print(f"{what + ' root:':<16}{_describe(rung)}")
+    print(f"{'cache:':<16}{settings.cache_dir}, {_room(settings.cache_dir)}")
+    print(f"{'node directory:':<16}{settings.node_dir}, {_room(settings.node_dir)}")
+    for hint in _hints(host, plans):
+        print(f"\n{hint}")
+    return 0 if usable else 1
+
+
+def _rung(host: Host, image: Rootfs, settings: Settings, writable: bool) -> Rung | RuntimeUnavailable:
+    try:
+        return choose_rung(host, image, writable=writable, rootfs=settings.rootfs, layer=settings.writable)
+    except RuntimeUnavailable as error:
+        return error
+
+
+def _describe(rung: Rung | RuntimeUnavailable) -> str:
+    if isinstance(rung, RuntimeUnavailable):
+        return f"not possible: {rung.message}"
+    owner = ", files appear as the caller's" if rung.squash and rung.root == "squashfuse" else ""
+    return rung.root + (f" with {rung.layer}" if rung.layer else "") + owner
+
+
+def _hints(host: Host, plans: dict[str, Rung | RuntimeUnavailable]) -> list[str]:
+    hints = [f"{error.message}\n  {error.hint}" for error in plans.values() if isinstance(error, RuntimeUnavailable)][:1]
+    if host.mounts and not host.squashfuse:
+        hints.append("Install squashfuse: without it each image is unpacked on this node's disk before its first run.")
+    elif host.mounts and not host.root and not host.squash and not host.fuse_overlayfs:
+        hints.append("Install fuse-overlayfs, or squashfuse 0.5: without them writable roots need an unpacked copy.")
+    return hints
+
+
+def _room(path: str) -> str:
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    room = os.statvfs(path)
+    return f"{room.f_bavail * room.f_frsize / 1e9:.1f} GB free"

@@ -1,0 +1,127 @@
+"""hpcc shim: `apptainer` and `singularity` for programs that call them by name, such as Snakemake.
+
+    DIR/apptainer, DIR/singularity    sh scripts: --version is answered at once, all else is hpcc's
+
+A script finds hpcc by an absolute path, so that a job with another PATH finds it too. It never calls itself.
+"""
+
+import os
+import sys
+
+from hpcc.cli.arguments import Command, Option, parse, usage_error
+from hpcc.errors import CacheError, UsageError
+
+COMMAND = Command(
+    "shim enable|disable|status|env [--dir DIR]",
+    "Stand in for apptainer and singularity where programs call them by name.",
+    (Option(("--dir",), "where the stand-ins lie; default: $XDG_DATA_HOME/hpcc/shim", "DIR"),),
+    'hpcc shim enable\neval "$(hpcc shim env)"\nsnakemake --sdm apptainer --cores 4',
+)
+NAMES = ("apptainer", "singularity")
+MARK = "# a stand-in by hpcc"
+LIKE = "1.4.5"  # the Apptainer whose command line hpcc follows
+
+
+def main(name: str, argv: list[str]) -> int:
+    arguments = parse(COMMAND, argv)
+    if len(arguments.positional) != 1 or arguments.positional[0] not in ("enable", "disable", "status", "env"):
+        raise usage_error(COMMAND, "shim needs one of enable, disable, status, env")
+    directory = os.path.abspath(arguments.dir or _default_directory())
+    action = arguments.positional[0]
+    if action == "enable":
+        enable(directory)
+        print(f"{directory} now has {' and '.join(NAMES)}.")
+        print(f'Put it first on PATH: eval "$(hpcc shim env{f" --dir {directory}" if arguments.dir else ""})"')
+    elif action == "disable":
+        removed = disable(directory)
+        print(f"Removed {' and '.join(removed)} from {directory}." if removed else f"{directory} had no stand-in.")
+    elif action == "env":
+        if not is_enabled(directory):
+            raise UsageError(f"there is no stand-in in {directory}", hint="First: hpcc shim enable")
+        print(f"PATH='{directory}':\"$PATH\"; export PATH")
+    else:
+        first = {name: _which(name) for name in NAMES}
+        print(f"{directory}: {'enabled' if is_enabled(directory) else 'not enabled'}")
+        for name, path in first.items():
+            print(f"{name} on PATH: {path or 'none'}{' (hpcc)' if path and _is_ours(path) else ''}")
+        return 0 if is_enabled(directory) else 1
+    return 0
+
+
+def enable(directory: str) -> None:
+    """Put the stand-ins into `directory`. Idempotent; each file is replaced whole. Files of others are left alone."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+        for name in NAMES:
+            path = os.path.join(directory, name)
+            if os.path.lexists(path) and not _is_ours(path):
+                raise UsageError(f"{path} is there and is not hpcc's", hint="Give another --dir.")
+            temporary = f"{path}.{os.getpid()}"
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(script(name))
+            os.chmod(temporary, 0o755)
+            os.rename(temporary, path)
+    except OSError as error:
+        raise CacheError(f"cannot write to {directory}: {error.strerror}", hint="Give another --dir.") from None
+
+
+def disable(directory: str) -> list[str]:
+    """Take them out again; the names that were there. Idempotent."""
+    removed = [name for name in NAMES if _is_ours(os.path.join(directory, name))]
+    for name in removed:
+        os.unlink(os.path.join(directory, name))
+    return removed
+
+
+def is_enabled(directory: str) -> bool:
+    return all(_is_ours(os.path.join(directory, name)) for name in NAMES)
+
+
+def script(name: str) -> str:
+    """The stand-in for `name`. Snakemake asks for the version once per image and job, so sh answers that."""
+    import hpcc
+
+    version = ".".join(hpcc.__version__.split(".")[:2])
+    return f"""#!/bin/sh
+{MARK}
+case $1 in
+    --version|version) echo '{name} version {LIKE}+hpcc{version}'; exit 0 ;;
+esac
+exec {_quote(program())} "$@"
+"""
+
+
+def program() -> str:
+    """The hpcc that runs now, by an absolute path."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "hpcc")
+    if os.access(beside, os.X_OK):
+        return beside
+    found = _which("hpcc")
+    if not found:
+        raise UsageError("there is no `hpcc` beside this interpreter or on PATH", hint="Install hpcc with pip.")
+    return found
+
+
+def _which(name: str) -> str:
+    for directory in os.environ.get("PATH", "").split(":"):
+        path = os.path.join(directory, name)
+        if directory.startswith("/") and os.access(path, os.X_OK):
+            return path
+    return ""
+
+
+def _is_ours(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return MARK.encode() in file.read(256)
+    except OSError:
+        return False
+
+
+def _default_directory() -> str:
+    home = os.environ.get("HOME") or os.path.expanduser("~")
+    return os.path.join(os.environ.get("XDG_DATA_HOME") or os.path.join(home, ".local/share"), "hpcc/shim")
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"

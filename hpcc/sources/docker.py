@@ -1,0 +1,231 @@
+"""Images in registries: what a reference means now, and the layers as streams. Joins registry and cache.
+
+Only HEADs are free of Docker Hub's quota: a tag is asked for by HEAD, and a manifest is fetched by digest when no cache
+has it, and then kept for ever.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+from hpcc.cache.layout import Cache
+from hpcc.cache.refs import Ref, write_ref
+from hpcc.errors import HpccError, ImageNotFound, IntegrityError, InvalidImage
+from hpcc.lookup import MAX_MANIFEST, MAX_NESTING, read_blob
+from hpcc.oci.config import ImageConfig
+from hpcc.oci.digest import Digest, Verifier
+from hpcc.oci.manifest import Descriptor, Manifest, parse_manifest
+from hpcc.oci.platform import Platform, select
+from hpcc.oci.reference import Reference, api_host
+from hpcc.progress import Progress
+from hpcc.registry.client import Registry, fetch_blob
+from hpcc.registry.credentials import find_credentials
+from hpcc.settings import Settings
+
+CHUNK = 1 << 20
+PATIENCE = 600.0  # seconds without a byte until a reader gives its download up
+
+
+class Found(NamedTuple):
+    """A reference, looked up: the manifest for the platform, its config, and where its parts belong."""
+
+    digest: Digest
+    manifest: Manifest
+    config: ImageConfig
+    tier: Cache  # the private one for what only credentials could pull
+
+
+def connect(reference: Reference, settings: Settings) -> Registry:
+    """A client for the reference's registry, with the credentials that the user has for it."""
+    import hpcc
+
+    host = reference.registry
+    return Registry(
+        api_host(host),
+        http=settings.nohttps or host in settings.insecure,
+        credentials=find_credentials(host, settings.environ, settings.environ.get("HOME", "")),
+        user_agent=f"hpcc/{hpcc.__version__}",
+    )
+
+
+def find_image(
+    reference: Reference, platform: Platform, registry: Registry, shared: Cache, private: Cache
+) -> Found:
+    """Ask the registry what the reference names, and have its manifest and config in the cache.
+
+    Raises RegistryError, UnsupportedImage, InvalidImage, IntegrityError, CacheError.
+    """
+    resolved = registry.resolve(reference.repository, reference.tag_or_digest)
+    tier = private if resolved.private else shared
+    descriptor = resolved.descriptor
+    digest = descriptor.digest
+    for _ in range(MAX_NESTING):
+        data = _document(reference, digest, registry, tier, (shared, private))
+        document = parse_manifest(data, descriptor.media_type)
+        if isinstance(document, Manifest):
+            config = _config(reference, document, registry, tier, (shared, private))
+            if len(config.diff_ids) != len(document.layers):
+                raise InvalidImage(
+                    f"{reference}: the config names {len(config.diff_ids)} layers, the manifest {len(document.layers)}"
+                )
+            if reference.digest is None:
+                top = resolved.descriptor
+                name = f"{reference.name}:{reference.tag}"
+                ref = Ref(name, str(top.digest), top.media_type, top.size, time.time())
+                write_ref(tier, reference.name, str(reference.tag), ref)
+            return Found(digest, document, config, tier)
+        try:
+            descriptor = select(document.manifests, platform)
+        except HpccError as error:
+            raise type(error)(f"{reference}: {error.message}", hint=error.hint) from None
+        digest = descriptor.digest
+    raise InvalidImage(f"{reference}: an index in an index in an index", hint="The image is broken; ask whoever pushed it.")
+
+
+def _document(reference: Reference, digest: Digest, registry: Registry, tier: Cache, caches: tuple[Cache, ...]) -> bytes:
+    """A manifest or index, from the tier's own cache or the registry; kept."""
+    data = read_blob((tier,), digest)
+    if data is None:
+        data = read_blob(caches, digest) or registry.manifest(reference.repository, digest)
+        tier.write(tier.blob(digest.algorithm, digest.hex), data)
+    return data
+
+
+def _config(
+    reference: Reference, manifest: Manifest, registry: Registry, tier: Cache, caches: tuple[Cache, ...]
+) -> ImageConfig:
+    descriptor = manifest.config
+    data = read_blob(caches, descriptor.digest)
+    if data is None:
+        if descriptor.size > MAX_MANIFEST:
+            raise InvalidImage(f"{reference}: a config of {descriptor.size} bytes")
+        sink = _Bytes()
+        fetch_blob(registry, reference.repository, descriptor, sink)
+        data = bytes(sink.data)
+        tier.write(tier.blob(descriptor.digest.algorithm, descriptor.digest.hex), data)
+    return ImageConfig.parse(data)
+
+
+class _Bytes:
+    """A sink in memory, for small blobs."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def restart(self) -> None:
+        self.data.clear()
+
+
+class GrowingFile:
+    """A blob on its way: one thread downloads into a file, another reads it while it grows.
+
+    The reader sees bytes that are not verified yet; only when its iterator ends without an error were they what their
+    digest says. A download that starts again makes the reader fail with `Restarted`.
+    """
+
+    def __init__(self, file: BinaryIO, progress: Progress) -> None:
+        self._file, self._progress = file, progress
+        self._changed = threading.Condition()
+        self._size = self._restarts = 0
+        self._ended = self._cancelled = False
+        self._error: BaseException | None = None
+
+    # The downloading side: a sink of fetch_blob
+
+    def write(self, data: bytes) -> None:
+        if self._cancelled:
+            raise InterruptedError("the pull was given up")
+        self._file.write(data)
+        self._file.flush()
+        self._progress.advance(len(data))
+        with self._changed:
+            self._size += len(data)
+            self._changed.notify_all()
+
+    def restart(self) -> None:
+        with self._changed:
+            self._progress.advance(-self._size)
+            self._file.seek(0)
+            self._file.truncate()
+            self._size = 0
+            self._restarts += 1
+            self._changed.notify_all()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """All is there and verified, or the download failed."""
+        with self._changed:
+            self._ended, self._error = True, error
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Make the next write fail, so that the downloading thread ends."""
+        self._cancelled = True
+
+    # The reading side
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes, as they come. Raises what the download raised, or Restarted."""
+        offset, restarts = 0, self._restarts
+        while True:
+            with self._changed:
+                while self._size <= offset and not self._ended and self._restarts == restarts:
+                    if not self._changed.wait(PATIENCE):
+                        raise IntegrityError(f"no byte came in {PATIENCE:.0f} s", hint="Try again later.")
+                if self._error is not None:
+                    raise self._error
+                if self._restarts != restarts:
+                    raise Restarted
+                available = self._size
+                ended = self._ended
+            while offset < available:
+                data = os.pread(self._file.fileno(), min(CHUNK, available - offset), offset)
+                offset += len(data)
+                yield data
+            if ended:
+                return
+
+
+class Restarted(Exception):  # noqa: N818  (it is no error, but a request to begin again)
+    """The download began again from the start; so must whoever reads it."""
+
+
+def cached_chunks(cache: Cache, descriptor: Descriptor) -> Iterator[bytes] | None:
+    """A layer that the cache has, verified while it is read; IntegrityError at the end where it is not what it should be."""
+    fd = cache.open(cache.blob(descriptor.digest.algorithm, descriptor.digest.hex))
+    if fd is None:
+        return None
+    if os.fstat(fd).st_size != descriptor.size:
+        os.close(fd)
+        return None
+
+    def chunks() -> Iterator[bytes]:
+        verifier = Verifier(descriptor.digest, descriptor.size)
+        with open(fd, "rb", buffering=0) as file:
+            while data := file.read(CHUNK):
+                verifier.update(data)
+                yield data
+        verifier.finish()
+
+    return chunks()
+
+
+def download(registry: Registry, reference: Reference, descriptor: Descriptor, target: GrowingFile) -> None:
+    """Fetch a layer into `target`; errors go to whoever reads it."""
+    try:
+        fetch_blob(registry, reference.repository, descriptor, target)
+    except ImageNotFound as error:
+        target.end(
+            ImageNotFound(
+                f"{reference}: layer {descriptor.digest} is missing in the registry",
+                hint=error.hint or "The image was pushed incompletely, or was deleted meanwhile.",
+            )
+        )
+    except BaseException as error:
+        target.end(error)
+    else:
+        target.end()
