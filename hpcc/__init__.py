@@ -1,18 +1,20 @@
 """hpcc: Docker and OCI images on HPC clusters.
 
-    import hpcc
-    image = hpcc.pull("docker://python:3.12")
-    done = image.run(["-c", "print(1)"], compat=True, capture_output=True, text=True)
+import hpcc
+image = hpcc.pull("docker://python:3.12")
+done = image.run(["-c", "print(1)"], compat=True, capture_output=True, text=True)
 """
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["HpccError", "Image", "Settings", "open_image", "pull"]
+from hpcc.version import __version__
+
+__all__ = ["HpccError", "Image", "Settings", "__version__", "open_image", "pull"]
 
 if TYPE_CHECKING:
     from hpcc.errors import HpccError
-    from hpcc.image import Image, open_image
+    from hpcc.image import open_image
+    from hpcc.local import Image
     from hpcc.settings import Settings
 
 
@@ -26,7 +28,7 @@ def pull(uri: str, *, arch: str | None = None, settings: "Settings | None" = Non
 
 def __getattr__(name: str) -> Any:
     """The public names, imported when they are first used: `import hpcc` itself costs nothing."""
-    homes = {"HpccError": "errors", "Image": "image", "open_image": "image", "Settings": "settings"}
+    homes = {"HpccError": "errors", "Image": "local", "open_image": "image", "Settings": "settings"}
     if name not in homes:
         raise AttributeError(f"module 'hpcc' has no attribute {name!r}")
     from importlib import import_module

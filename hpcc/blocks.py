@@ -97,7 +97,7 @@ class BlockQueue:
 
     def __init__(self, compress: Callable[[bytes], bytes], pool: "ThreadPoolExecutor", depth: int) -> None:
         self._compress, self._pool, self._depth = compress, pool, depth
-        self._waiting: deque[tuple["Future[tuple[int, bytes]] | None", Callable[[int, bytes], None]]] = deque()
+        self._waiting: deque[tuple[Future[tuple[int, bytes]] | None, Callable[[int, bytes], None]]] = deque()
 
     def put(self, data: bytes, done: Callable[[int, bytes], None]) -> None:
         self._waiting.append((self._pool.submit(pack_block, self._compress, data), done))

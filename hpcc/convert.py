@@ -17,7 +17,6 @@ from typing import BinaryIO, NamedTuple
 from hpcc import fstree, metadata
 from hpcc.blocks import BLOCK_SIZE, Compressor
 from hpcc.errors import IntegrityError
-from hpcc.fstree import Node
 from hpcc.metadata import Origin
 from hpcc.oci import layer
 from hpcc.oci.compression import decompress
@@ -97,7 +96,10 @@ def assemble(
 
     parts = [
         create.Object(descriptor.DEFFILE, "definition-file", len(metadata.definition_file(origin))),
-        *(create.Object(descriptor.GENERIC_JSON, name, len(data)) for name, data in metadata.objects(origin, config, owners)),
+        *(
+            create.Object(descriptor.GENERIC_JSON, name, len(data))
+            for name, data in metadata.objects(origin, config, owners)
+        ),
     ]
     bodies = [metadata.definition_file(origin), *(data for _, data in metadata.objects(origin, config, owners))]
     start = _layout(parts, 0, config.architecture).offsets[-1]
@@ -154,7 +156,7 @@ class _Data:
         self._writer: DataWriter | None = None
 
     def copy_live(self, sources: Iterable[_Source]) -> None:
-        """Copy the blocks, and the fragments of which each byte lives, that `sources` name; read other fragments' tails."""
+        """Copy the blocks that `sources` name, and fragments that live wholly; read the tails of the others."""
         files: list[dict[int, int]] = [{} for _ in self._packs]  # start -> length on disk
         tails: list[dict[int, dict[int, _Source]]] = [{} for _ in self._packs]  # fragment -> offset -> a source there
         for source in sources:
@@ -262,5 +264,3 @@ def _write_at(fd: int, offset: int, data: bytes | memoryview) -> None:
     while view:
         done = os.pwrite(fd, view, offset)
         view, offset = view[done:], offset + done
-
-

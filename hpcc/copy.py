@@ -7,7 +7,7 @@ import secrets
 
 from hpcc.convert import copy_range
 from hpcc.errors import CacheError, UsageError
-from hpcc.image import Image
+from hpcc.local import Image
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 

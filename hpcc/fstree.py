@@ -6,7 +6,8 @@ the converter puts a pointer into a pack there while it merges layers, and a
 `squashfs.Placement` before the tables are written.
 """
 
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 DIRECTORY, REGULAR, SYMLINK, BLOCK, CHAR, FIFO, SOCKET = range(1, 8)
 """Kinds of node, numbered like SquashFS's basic inode types (squashfs/inode.py)."""
@@ -26,7 +27,7 @@ class Node:
     data      of a regular file, see the module
     """
 
-    __slots__ = ("kind", "mode", "uid", "gid", "mtime", "xattrs", "children", "target", "rdev", "data")
+    __slots__ = ("children", "data", "gid", "kind", "mode", "mtime", "rdev", "target", "uid", "xattrs")
 
     def __init__(
         self,

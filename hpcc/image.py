@@ -1,67 +1,13 @@
-"""An image that can be run: opened, checked, with what it says about running it.
+"""What a URI names, as an image that can be run.
 
 `open_image` is on the way of each run. A local file costs a read of its header; a docker:// URI whose tag is known and
 fresh costs a few reads of the cache. Only a miss imports what talks to registries and converts (pull.py).
 """
 
-import os
-import stat
-from typing import TYPE_CHECKING, Any
-
-from hpcc.errors import ImageNotFound, InvalidImage, UsageError
+from hpcc.errors import UsageError
+from hpcc.local import Image, open_local
 from hpcc.progress import SILENT, Progress
-from hpcc.runtime.environment import RunConfig
-from hpcc.runtime.rootfs import Rootfs
 from hpcc.settings import Settings
-from hpcc.sif import descriptor
-from hpcc.sif.load import Sif, load
-
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Sequence
-
-MAX_JSON = 8 << 20
-MARK = "hpcc.json"  # metadata.py
-
-
-class Image:
-    """An opened image. `name` is what the user called it, `path` the SIF, squashfs or directory that it runs from."""
-
-    __slots__ = ("config", "key", "name", "path", "reference", "rootfs", "sif")
-
-    def __init__(
-        self,
-        name: str,
-        path: str,
-        rootfs: Rootfs,
-        config: RunConfig,
-        sif: Sif | None = None,
-        reference: str = "",
-        key: str = "",
-    ) -> None:
-        self.name, self.path, self.rootfs, self.config, self.sif = name, path, rootfs, config, sif
-        self.reference = reference  # registry/repository@digest, of an image that hpcc made
-        self.key = key  # under which it stands in the cache that it was opened from, else ""
-
-    def __repr__(self) -> str:
-        return f"<hpcc.Image {self.reference or self.name}>"
-
-    def run(self, args: "Sequence[str]" = (), **options: Any) -> "subprocess.CompletedProcess[Any]":
-        """`hpcc run`: the image's ENTRYPOINT with `args`, or its CMD. See `execute` for the options."""
-        return self._call("run", args, options)
-
-    def exec(self, args: "Sequence[str]", **options: Any) -> "subprocess.CompletedProcess[Any]":
-        """`hpcc exec`: the command `args` in the image.
-
-        Options are those of the command line with underscores (compat=True, bind=["/data"], env={"A": "1"}, …);
-        the others are subprocess.run's (capture_output, text, check, cwd, timeout, input, …).
-        """
-        return self._call("exec", args, options)
-
-    def _call(self, command: str, args: "Sequence[str]", options: dict[str, Any]) -> "subprocess.CompletedProcess[Any]":
-        from hpcc.invoke import run_image
-
-        return run_image(command, self.path, args, options)
 
 
 def open_image(uri: str, settings: Settings, *, arch: str | None = None, progress: Progress = SILENT) -> Image:
@@ -83,85 +29,10 @@ def open_image(uri: str, settings: Settings, *, arch: str | None = None, progres
         return found
     scheme, separator, _ = uri.partition("://")
     if separator and scheme.isalnum():
-        raise UsageError(f"{uri}: hpcc does not know the source {scheme}://", hint="It knows docker:// and local images.")
+        raise UsageError(
+            f"{uri}: hpcc does not know the source {scheme}://", hint="It knows docker:// and local images."
+        )
     return open_local(uri)
-
-
-def open_local(path: str, *, name: str | None = None, fd: int | None = None, trusted: bool = False) -> Image:
-    """The image in a file or directory of this host. `fd`: the file, opened already. Raises ImageNotFound, InvalidImage."""
-    name = name or os.path.abspath(path)
-    if fd is None:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            hint = "Images in a registry are written docker://NAME." if error.errno == 2 else ""
-            raise ImageNotFound(f"{path}: {error.strerror}", hint=hint) from None
-    status = os.fstat(fd)
-    if stat.S_ISDIR(status.st_mode):
-        os.close(fd)
-        return _open_directory(os.path.abspath(path), name)
-    if not stat.S_ISREG(status.st_mode):
-        raise InvalidImage(f"{path} is neither a file nor a directory")
-    identity = f"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"
-    head = os.pread(fd, 64, 0)
-    if head.startswith(b"hsqs"):
-        rootfs = Rootfs("squashfs", os.path.abspath(path), fd, 0, status.st_size, identity)
-        return Image(name, rootfs.path, rootfs, RunConfig(scripts=True, runscript="/.singularity.d/runscript"))
-    if head[32:41] != b"SIF_MAGIC":
-        raise InvalidImage(
-            f"{path} is no image that hpcc can run", hint="It runs SIF and squashfs files, directories, and docker:// URIs."
-        )
-    return _open_sif(path, name, fd, status.st_size, identity, trusted=trusted)
-
-
-def _open_directory(path: str, name: str) -> Image:
-    scripts = os.path.isdir(os.path.join(path, ".singularity.d/env"))
-    runscript = "/.singularity.d/runscript" if os.path.exists(os.path.join(path, ".singularity.d/runscript")) else ""
-    return Image(name, path, Rootfs("directory", path), RunConfig(scripts=scripts, runscript=runscript))
-
-
-def _open_sif(path: str, name: str, fd: int, size: int, identity: str, *, trusted: bool) -> Image:
-    def read_at(offset: int, length: int) -> bytes:
-        return os.pread(fd, length, offset)
-
-    try:
-        sif = load(read_at, size)
-        primary = sif.primary()
-    except InvalidImage as error:
-        raise InvalidImage(f"{path}: {error.message}", hint=error.hint) from None
-    partition = primary.partition
-    if partition is None or partition.fs != descriptor.FS_SQUASHFS:
-        raise InvalidImage(
-            f"{path}: its root filesystem is not squashfs", hint="ext3 and encrypted SIFs cannot be run yet; rebuild it."
-        )
-    mark = read_json(sif, fd, MARK)
-    owners: tuple[int, ...] | None = None
-    reference = ""
-    if mark:
-        identity = f"{mark.get('key', '')}-{identity}" if not trusted else str(mark.get("key"))
-        listed = mark.get("owners")
-        owners = tuple(listed) if isinstance(listed, list) and all(isinstance(each, int) for each in listed) else None
-        reference = str(mark.get("reference", ""))
-    rootfs = Rootfs(
-        "squashfs", os.path.abspath(path), fd, primary.offset, primary.size, identity, owners, trusted and bool(mark)
-    )
-    config = _run_config(read_json(sif, fd, "oci-config.json")) if mark else None
-    if config is None:
-        config = RunConfig(scripts=True, runscript="/.singularity.d/runscript")
-    return Image(name, rootfs.path, rootfs, config, sif, reference, str(mark.get("key", "")) if mark and trusted else "")
-
-
-def _run_config(oci: dict[str, Any] | None) -> RunConfig | None:
-    if oci is None:
-        return None
-
-    def texts(key: str) -> tuple[str, ...]:
-        value = oci.get(key) or []
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise InvalidImage(f"oci-config.json: {key} is no list of strings")
-        return tuple(value)
-
-    return RunConfig(texts("Env"), texts("Entrypoint"), texts("Cmd"))
 
 
 def note_use(image: Image, settings: Settings) -> None:
@@ -170,17 +41,3 @@ def note_use(image: Image, settings: Settings) -> None:
         from hpcc.cache.layout import Cache
 
         Cache(settings.cache_dir).touch_use(image.key)
-
-
-def read_json(sif: Sif, fd: int, name: str) -> dict[str, Any] | None:
-    """A JSON object of the SIF as a dict; None where there is none that parses."""
-    found = sif.find(descriptor.GENERIC_JSON, name)
-    if found is None or found.size > MAX_JSON:
-        return None
-    from hpcc.quickjson import loads
-
-    try:
-        value = loads(os.pread(fd, found.size, found.offset))
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None

@@ -16,7 +16,13 @@ _SUBPROCESS = frozenset(
 
 def command_line(command: str, image: str, args: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     """The argv that runs `image`. Options: True is a flag, False and None are left out, lists repeat, dicts are K=V."""
-    argv = [sys.executable, "-I", "-S", os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py"), command]
+    argv = [
+        sys.executable,
+        "-I",
+        "-S",
+        os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py"),
+        command,
+    ]
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
         if value is True:
@@ -40,4 +46,4 @@ def run_image(
         raise UsageError(f"args must be a list of strings, not {args!r}", hint='image.run(["ls", "-l"])')
     ours = {name: value for name, value in options.items() if name not in _SUBPROCESS}
     theirs = {name: value for name, value in options.items() if name in _SUBPROCESS}
-    return subprocess.run(command_line(command, image, args, ours), **theirs)  # noqa: PLW1510  (check is the caller's)
+    return subprocess.run(command_line(command, image, args, ours), **theirs)

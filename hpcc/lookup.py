@@ -11,19 +11,17 @@ import time
 from collections.abc import Iterator
 
 from hpcc.blocks import converter_id
+from hpcc.cache.blobs import read_blob
 from hpcc.cache.layout import Cache
 from hpcc.cache.refs import Ref, read_ref
 from hpcc.errors import HpccError, InvalidImage
-from hpcc.image import Image, open_local
+from hpcc.local import Image, open_local
 from hpcc.metadata import Origin
 from hpcc.oci.digest import Digest
-from hpcc.oci.manifest import Manifest, parse_manifest
+from hpcc.oci.manifest import MAX_NESTING, Manifest, parse_manifest
 from hpcc.oci.platform import Platform, select
 from hpcc.oci.reference import Reference
 from hpcc.settings import Settings
-
-MAX_MANIFEST = 4 << 20
-MAX_NESTING = 3  # of indexes in indexes
 
 
 def tiers(settings: Settings) -> tuple[Cache, ...]:
@@ -81,16 +79,9 @@ def choose_manifest(caches: tuple[Cache, ...], digest: Digest, platform: Platfor
         if isinstance(document, Manifest):
             return digest
         digest = select(document.manifests, platform).digest
-    raise InvalidImage(f"{digest}: an index in an index in an index", hint="The image is broken; ask whoever pushed it.")
-
-
-def read_blob(caches: tuple[Cache, ...], digest: Digest) -> bytes | None:
-    """A small blob, hashed again; None where no cache has it whole."""
-    for cache in caches:
-        data = cache.read(cache.blob(digest.algorithm, digest.hex), MAX_MANIFEST)
-        if data is not None and Digest.of(data, digest.algorithm) == digest:
-            return data
-    return None
+    raise InvalidImage(
+        f"{digest}: an index in an index in an index", hint="The image is broken; ask whoever pushed it."
+    )
 
 
 def open_cached(caches: tuple[Cache, ...], origin: Origin, uri: str) -> Image | None:
@@ -112,5 +103,3 @@ def _candidates(cache: Cache, key: str) -> Iterator[tuple[int, str]]:
     fd = cache.open(cache.sif(key))
     if fd is not None:
         yield fd, os.readlink(f"/proc/self/fd/{fd}")
-
-

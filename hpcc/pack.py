@@ -22,6 +22,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from typing import Any, BinaryIO, NamedTuple
 
@@ -133,7 +134,7 @@ class _BlockFile:
         queue.then(self._begin)
         for block in blocks:
             if block[0] == 0 and block[-1] == 0 and block == (_ZERO if len(block) == BLOCK_SIZE else bytes(len(block))):
-                queue.then(lambda size=len(block): self._hole(size))
+                queue.then(partial(self._hole, len(block)))
             else:
                 queue.put(block, self._block)
         queue.then(self._end)
@@ -193,7 +194,7 @@ def write_pack(
             continue
         if item.kind == fstree.REGULAR:
             at = len(entries)
-            writer.add(member.size, reader.blocks(BLOCK_SIZE), lambda place, at=at: places.__setitem__(at, place))  # type: ignore[misc]
+            writer.add(member.size, reader.blocks(BLOCK_SIZE), partial(places.__setitem__, at))
         entries.append(item)
     stream.drain()
     writer.finish()
@@ -266,7 +267,16 @@ def _decode(value: Any, end: int) -> Pack:
         data = None if at is None else files[at]
         entries.append(
             layer.Entry(
-                path.encode("latin-1"), kind, mode, uid, gid, mtime, pairs, target.encode("latin-1"), (major, minor), data
+                path.encode("latin-1"),
+                kind,
+                mode,
+                uid,
+                gid,
+                mtime,
+                pairs,
+                target.encode("latin-1"),
+                (major, minor),
+                data,
             )
         )
     return Pack(str(value["name"]), tuple(entries), fragments)
@@ -276,5 +286,5 @@ STORED_MASK = (1 << 24) - 1
 
 
 def _check_range(start: int, length: int, end: int) -> None:
-    if start < len(MAGIC) and length or start < 0 or start + length > end:
+    if (start < len(MAGIC) and length) or start < 0 or start + length > end:
         raise ValueError("data outside the pack")

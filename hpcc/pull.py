@@ -1,6 +1,6 @@
 """A cache miss: ask the registry, fetch, convert, publish. By one process for all that want the image.
 
-    reference --HEAD--> digest --GET--> manifest, config --> layers, in parallel: blob -> pack --> SIF
+reference --HEAD--> digest --GET--> manifest, config --> layers, in parallel: blob -> pack --> SIF
 """
 
 import time
@@ -17,7 +17,7 @@ from hpcc.cache.refs import read_ref
 from hpcc.cache.temporary import sweep
 from hpcc.convert import OpenPack, assemble, convert_layer, pack_name
 from hpcc.errors import CacheError, IntegrityError, InvalidImage, RateLimited, RegistryUnavailable
-from hpcc.image import Image, open_local
+from hpcc.local import Image, open_local
 from hpcc.lookup import find_cached, open_cached, origin_of, tiers
 from hpcc.oci.digest import Digest
 from hpcc.oci.manifest import Descriptor
@@ -61,7 +61,9 @@ def pull_image(uri: str, settings: Settings, *, arch: str | None = None, progres
             return open_cached((*libraries, shared, private), origin, uri)
 
         def convert() -> Image:
-            return _convert(uri, reference, found, registry, settings, origin_key=origin.key, platform=platform, progress=progress)
+            return _convert(
+                uri, reference, found, registry, settings, origin_key=origin.key, platform=platform, progress=progress
+            )
 
         image = single_flight(found.tier, origin.key, cached, convert, wait=settings.lock_wait, on_wait=waiting)
         add_to_index(found.tier, reference, found.digest, found.manifest.media_type)
@@ -123,7 +125,7 @@ def _convert(
         for layer, diff_id in zip(found.manifest.layers, found.config.diff_ids, strict=True):
             if diff_id not in sources:
                 sources[diff_id] = _Layer(tier, layer, diff_id, compressor, settings, progress, stack)
-        waiting: list[Future[OpenPack]] = []
+        waiting: list[Future[None]] = []
         try:
             for source in sources.values():
                 if source.pack is None:
@@ -188,7 +190,9 @@ class _Layer:
         if self._download is not None:
             self._download.cancel()
 
-    def make(self, registry: Registry, reference: Reference, downloads: ThreadPoolExecutor, pool: ThreadPoolExecutor) -> None:
+    def make(
+        self, registry: Registry, reference: Reference, downloads: ThreadPoolExecutor, pool: ThreadPoolExecutor
+    ) -> None:
         """Write the pack; publish it, and the blob, as far as the settings keep them."""
         chunks = cached_chunks(self._tier, self._layer)
         if chunks is not None:

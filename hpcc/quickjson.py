@@ -28,7 +28,7 @@ def loads(data: bytes) -> Any:
 
         return json.loads(text)
     try:
-        value, end = make_scanner(_Context)(text, 0)
+        value, end = make_scanner(_Context)(text, 0)  # type: ignore[arg-type]
     except (StopIteration, RecursionError):
         raise ValueError("not JSON") from None
     if end != len(text):

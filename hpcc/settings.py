@@ -80,7 +80,9 @@ KEYS: Mapping[str, Key] = {
     "lock_wait": Key(_seconds, (), "seconds to wait for somebody else's pull"),
     "keep_blobs": Key(_flag, (), "keep layers as the registry sent them"),
     "keep_packs": Key(_flag, (), "keep converted layers, so that the next image that shares them is quick"),
-    "bind_paths": Key(_texts, ("APPTAINER_BIND", "SINGULARITY_BIND"), "host paths bound into each container, by commas"),
+    "bind_paths": Key(
+        _texts, ("APPTAINER_BIND", "SINGULARITY_BIND"), "host paths bound into each container, by commas"
+    ),
     "hold_idle": Key(_seconds, (), "seconds for which a mounted image is held for the next run; 0 holds none"),
     "rootfs": Key(_choice("auto", "kernel", "squashfuse", "unpacked"), (), "how images are mounted; see hpcc doctor"),
     "writable": Key(

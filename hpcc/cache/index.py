@@ -30,7 +30,9 @@ def add_to_index(cache: Cache, reference: Reference, digest: Digest, media_type:
         "size": len(data),
         "annotations": {REF_NAME: reference.canonical},
     }
-    entries = [each for each in _entries(cache, path) if each.get("annotations", {}).get(REF_NAME) != reference.canonical]
+    entries = [
+        each for each in _entries(cache, path) if each.get("annotations", {}).get(REF_NAME) != reference.canonical
+    ]
     if len(entries) == 0 and not os.path.exists(cache.path("oci/oci-layout")):
         cache.write(cache.path("oci/oci-layout"), b'{"imageLayoutVersion":"1.0.0"}')
     _write(cache, path, [*entries, entry])

@@ -57,7 +57,7 @@ class Cache:
     # Reading
 
     def open(self, path: str) -> int | None:
-        """A descriptor of the object at `path`, or at this user's own slot for it; None where there is none to trust."""
+        """A descriptor of the object at `path`, or in this user's slot for it; None where there is none to trust."""
         stem, suffix = os.path.splitext(path)
         for candidate in (path, f"{stem}.{os.getuid()}{suffix}"):
             try:

@@ -1,6 +1,6 @@
 """Names of temporaries: whose they are, so that what a killed process left can be told and removed.
 
-    tmp/<host>-<pid>-<start>-<random>     start: when the process began, in clock ticks since boot
+tmp/<host>-<pid>-<start>-<random>     start: when the process began, in clock ticks since boot
 """
 
 import os

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from hpcc.errors import EX_FAILURE, HpccError, UsageError
+from hpcc.version import __version__
 
 COMMANDS = {
     "cache": ("cache", "list and clean the cache of images"),
@@ -29,7 +30,7 @@ def console() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what `argv` says; the exit status. Writes errors to stderr; a traceback only with --debug, for bugs of hpcc."""
+    """Do what `argv` says; the exit status. Errors go to stderr; a traceback only with --debug, for bugs of hpcc."""
     debug = False
     try:
         before = 0
@@ -61,14 +62,14 @@ def main(argv: Sequence[str]) -> int:
 def _dispatch(options: list[str], argv: list[str]) -> int:
     name = argv[0] if argv else "--help"
     if name in ("--version", "version"):
-        import hpcc
-
-        print(f"hpcc version {hpcc.__version__}")
+        print(f"hpcc version {__version__}")
         return 0
     if name in ("--help", "-h", "help"):
         return _help(argv[1:])
     if name.startswith("-"):
-        raise UsageError(f"unknown option {name}", hint="hpcc [--quiet|--debug] COMMAND …; `hpcc --help` lists the commands.")
+        raise UsageError(
+            f"unknown option {name}", hint="hpcc [--quiet|--debug] COMMAND …; `hpcc --help` lists the commands."
+        )
     if name not in COMMANDS:
         raise UsageError(f"unknown command {name!r}", hint=f"Did you mean {_closest(name)}? `hpcc --help` lists all.")
     from importlib import import_module

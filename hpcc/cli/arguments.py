@@ -1,8 +1,8 @@
 """Parse a command's options and print its help: one table for both.
 
-Not argparse: it would cost a warm run 8 ms, and it cannot stop at the image, behind which everything is the payload's.
-The grammar is that of Apptainer's command line: --name value, --name=value, -n value, -nvalue, -ce for -c -e, flags with
-=true or =false, and `--` ends the options.
+Not argparse: it would cost a warm run 8 ms, and does not stop at the image, behind which all is the payload's.
+The grammar is that of Apptainer's command line: --name value, --name=value, -n value, -nvalue, -ce for -c -e, flags
+with =true or =false, and `--` ends the options.
 """
 
 from collections.abc import Sequence

@@ -4,11 +4,16 @@ import json
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from hpcc.cli import say
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.errors import HpccError, UsageError
 from hpcc.sitepath import load_site_packages
+
+if TYPE_CHECKING:
+    from hpcc.cache.contents import Item
+    from hpcc.cache.layout import Cache
 
 _SUBCOMMANDS = "list, clean"
 
@@ -39,9 +44,13 @@ def main(name: str, argv: list[str]) -> int:
     words = [word for word in argv if not word.startswith("-")]
     if not words or words[0] not in ("list", "clean"):
         if {"-h", "--help"} & set(argv):
-            print(f"Usage: hpcc cache {{{_SUBCOMMANDS}}} [OPTIONS]\n\n  list   {LIST.summary}\n  clean  {CLEAN.summary}")
+            print(
+                f"Usage: hpcc cache {{{_SUBCOMMANDS}}} [OPTIONS]\n\n  list   {LIST.summary}\n  clean  {CLEAN.summary}"
+            )
             return 0
-        raise UsageError("cache needs a subcommand", hint=f"One of: {_SUBCOMMANDS}. `hpcc cache list --help` tells more.")
+        raise UsageError(
+            "cache needs a subcommand", hint=f"One of: {_SUBCOMMANDS}. `hpcc cache list --help` tells more."
+        )
     argv.remove(words[0])
     load_site_packages()
     return _list(argv) if words[0] == "list" else _clean(argv)
@@ -99,7 +108,8 @@ def _clean(argv: list[str]) -> int:
     total = _size(sum(item.size for _, item in chosen))
     if arguments.dry_run or not arguments.force:
         for _, item in chosen:
-            print(f"{'Would remove' if arguments.dry_run else 'To be removed:'} {item.kind} {item.name} ({_size(item.size)})")
+            verb = "Would remove" if arguments.dry_run else "To be removed:"
+            print(f"{verb} {item.kind} {item.name} ({_size(item.size)})")
     if arguments.dry_run:
         print(f"{len(chosen)} object(s), {total}. Nothing was removed.")
         return 0
@@ -116,7 +126,7 @@ def _clean(argv: list[str]) -> int:
     return 0
 
 
-def _tiers():  # type: ignore[no-untyped-def]
+def _tiers() -> "tuple[Cache, ...]":
     """The caches that are this user's to write to."""
     from hpcc.lookup import tiers
     from hpcc.settings import Settings
@@ -142,7 +152,7 @@ def _days(arguments: Arguments) -> float:
     return float(arguments.days)
 
 
-def _is_named(item, name: str | None) -> bool:  # type: ignore[no-untyped-def]
+def _is_named(item: "Item", name: str | None) -> bool:
     if name is None or item.name == name:
         return True
     if not name.startswith("docker://") or item.kind != "sif":
@@ -155,7 +165,7 @@ def _is_named(item, name: str | None) -> bool:  # type: ignore[no-untyped-def]
 
 def _image(path: str) -> str:
     """The reference of a cached SIF, "" where it does not say."""
-    from hpcc.image import open_local
+    from hpcc.local import open_local
 
     try:
         image = open_local(path)

@@ -36,7 +36,9 @@ def main(name: str, argv: list[str]) -> int:
     node_directory(settings, "stage")
     host = probe(*find_programs(settings), settings.node_dir)
     image = Rootfs("squashfs", "an image", owners=None, trusted=host.root)
-    plans = {what: _rung(host, image, settings, writable) for what, writable in (("read-only", False), ("writable", True))}
+    plans = {
+        what: _rung(host, image, settings, writable) for what, writable in (("read-only", False), ("writable", True))
+    }
     usable = not isinstance(plans["read-only"], HpccError)
     if arguments.json:
         print(json.dumps({"facts": host._asdict(), "plans": {k: _describe(v) for k, v in plans.items()}}, indent=1))
@@ -69,7 +71,9 @@ def _describe(rung: Rung | RuntimeUnavailable) -> str:
 
 
 def _hints(host: Host, plans: dict[str, Rung | RuntimeUnavailable]) -> list[str]:
-    hints = [f"{error.message}\n  {error.hint}" for error in plans.values() if isinstance(error, RuntimeUnavailable)][:1]
+    hints = [f"{error.message}\n  {error.hint}" for error in plans.values() if isinstance(error, RuntimeUnavailable)][
+        :1
+    ]
     if host.mounts and not host.squashfuse:
         hints.append("Install squashfuse: without it each image is unpacked on this node's disk before its first run.")
     elif host.mounts and not host.root and not host.squash and not host.fuse_overlayfs:

@@ -8,7 +8,8 @@ from typing import Any
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.terminal import terminal
 from hpcc.errors import InvalidImage
-from hpcc.image import Image, open_image, read_json
+from hpcc.image import open_image
+from hpcc.local import Image, read_json
 from hpcc.settings import Settings
 from hpcc.sitepath import load_site_packages
 

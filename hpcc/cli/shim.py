@@ -10,6 +10,7 @@ import sys
 
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.errors import CacheError, UsageError
+from hpcc.version import __version__
 
 COMMAND = Command(
     "shim enable|disable|status|env [--dir DIR]",
@@ -79,9 +80,7 @@ def is_enabled(directory: str) -> bool:
 
 def script(name: str) -> str:
     """The stand-in for `name`. Snakemake asks for the version once per image and job, so sh answers that."""
-    import hpcc
-
-    version = ".".join(hpcc.__version__.split(".")[:2])
+    version = ".".join(__version__.split(".")[:2])
     return f"""#!/bin/sh
 {MARK}
 case $1 in

@@ -1,8 +1,8 @@
 """Decompress a layer while it arrives. The compression is sniffed; no media type is believed.
 
-    1f 8b           gzip (RFC 1952), any number of members
-    28 b5 2f fd     zstd (RFC 8878), any number of frames; also 5? 2a 4d 18, a skippable frame
-    anything else   plain tar
+1f 8b           gzip (RFC 1952), any number of members
+28 b5 2f fd     zstd (RFC 8878), any number of frames; also 5? 2a 4d 18, a skippable frame
+anything else   plain tar
 """
 
 from collections.abc import Iterable, Iterator
@@ -68,7 +68,9 @@ def _unzstd(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
     try:
         reader = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).stream_reader(
-            _Readable(chunks), read_across_frames=True, read_size=1 << 17
+            _Readable(chunks),  # type: ignore[arg-type]  # it reads, and that is all that is asked of it
+            read_across_frames=True,
+            read_size=1 << 17,
         )
         while plain := reader.read(PIECE):
             yield plain

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hpcc.errors import IntegrityError, InvalidReference
 
 if TYPE_CHECKING:
-    import hashlib
+    pass
 
 _LENGTHS = {"sha256": 64, "sha512": 128}
 
@@ -33,7 +33,7 @@ class Digest(NamedTuple):
             )
         if len(value) != length or value.strip("0123456789abcdef"):
             raise InvalidReference(
-                f"digest {text[:150]!r}: {algorithm} has {length} digits of 0-9 and a-f, this has {len(value)} characters"
+                f"digest {text[:150]!r}: {algorithm} has {length} digits of 0-9 and a-f, this {len(value)} characters"
             )
         return cls(algorithm, value)
 

@@ -21,7 +21,8 @@ def load_object(data: bytes, what: str) -> dict[str, Any]:
         value = json.loads(data)
     except (ValueError, RecursionError):  # also bytes that are no UTF-8, and numbers of too many digits
         raise InvalidImage(
-            f"{what}: not JSON, begins with {data[:40]!r}", hint="Does a registry answer there, or a proxy or login page?"
+            f"{what}: not JSON, begins with {data[:40]!r}",
+            hint="Does a registry answer there, or a proxy or login page?",
         ) from None
     if not isinstance(value, dict):
         raise InvalidImage(f"{what}: a JSON {type(value).__name__} where an object was expected")

@@ -68,7 +68,9 @@ def normalise(name: bytes) -> bytes:
             continue
         if part == b"..":
             if not parts:
-                raise InvalidImage(f"member {show(name)} points outside the image", hint="The image is hostile or broken.")
+                raise InvalidImage(
+                    f"member {show(name)} points outside the image", hint="The image is hostile or broken."
+                )
             parts.pop()
             continue
         if len(part) > MAX_NAME or b"\0" in part:

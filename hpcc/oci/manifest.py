@@ -28,6 +28,9 @@ ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST))
 MAX_ENTRIES = 1000
 """Layers of a manifest, and manifests of an index."""
 
+MAX_NESTING = 3
+"""Of indexes in indexes."""
+
 # Old registries say octet-stream of what is an image's config; Docker accepts that too.
 _CONFIG_TYPES = frozenset((OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", ""))
 # Layers in all their kinds: plain, gzip, zstd, nondistributable, foreign. Which it is, the bytes tell.
@@ -88,7 +91,9 @@ def parse_manifest(data: bytes, media_type: str | None = None) -> Manifest | Ind
     # A document that reads as both would be one thing to us and another to the tool that signed it (CVE-2021-41190).
     if has_index and has_image:
         raise InvalidImage("manifest: has manifests beside config or layers, so it is neither an index nor an image")
-    if declared in (OCI_INDEX, DOCKER_INDEX) and has_image or declared in (OCI_MANIFEST, DOCKER_MANIFEST) and has_index:
+    if (declared in (OCI_INDEX, DOCKER_INDEX) and has_image) or (
+        declared in (OCI_MANIFEST, DOCKER_MANIFEST) and has_index
+    ):
         raise InvalidImage(f"manifest: calls itself {declared}, but holds something else")
     if has_index:
         return _parse_index(document, declared)
@@ -103,7 +108,9 @@ def parse_manifest(data: bytes, media_type: str | None = None) -> Manifest | Ind
 def _parse_index(document: dict[str, Any], declared: str) -> Index:
     what = "index"
     manifests = tuple(_descriptor(entry, what) for entry in children(document, "manifests", what, MAX_ENTRIES))
-    return Index(manifests, declared or OCI_INDEX, text(document, "artifactType", what), pairs(document, "annotations", what))
+    return Index(
+        manifests, declared or OCI_INDEX, text(document, "artifactType", what), pairs(document, "annotations", what)
+    )
 
 
 def _parse_image(document: dict[str, Any], declared: str) -> Manifest:
@@ -166,7 +173,9 @@ def _refuse_artifact(manifest: Manifest) -> None:
     for word, thing, hint in known:
         if any(word in name for name in types):
             raise UnsupportedImage(f"this is {thing}, not an image", hint=hint)
-    telling = manifest.artifact_type or (config if config not in (*_CONFIG_TYPES, OCI_EMPTY) else "") or "".join(odd[:1])
+    telling = (
+        manifest.artifact_type or (config if config not in (*_CONFIG_TYPES, OCI_EMPTY) else "") or "".join(odd[:1])
+    )
     raise UnsupportedImage(
         f"this is an OCI artifact, not an image: {telling or config}",
         hint="Fetch it with the tool that made it, or with oras.",

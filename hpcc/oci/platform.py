@@ -13,7 +13,9 @@ from hpcc.errors import UnsupportedImage, UsageError
 if TYPE_CHECKING:
     from hpcc.oci.manifest import Descriptor
 
-_SYSTEMS = frozenset(("linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "illumos", "aix", "wasip1"))
+_SYSTEMS = frozenset(
+    ("linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "illumos", "aix", "wasip1")
+)
 _ALIASES = {  # what uname, Debian and Docker Hub's organisations call them -> (architecture, variant)
     "x86_64": ("amd64", ""), "x86-64": ("amd64", ""),
     "i386": ("386", ""), "i486": ("386", ""), "i586": ("386", ""), "i686": ("386", ""), "x86": ("386", ""),
@@ -22,7 +24,9 @@ _ALIASES = {  # what uname, Debian and Docker Hub's organisations call them -> (
     "armel": ("arm", "v6"), "armv6l": ("arm", "v6"), "arm32v6": ("arm", "v6"), "arm32v5": ("arm", "v5"),
     "powerpc64le": ("ppc64le", ""), "ppc64el": ("ppc64le", ""), "loongarch64": ("loong64", ""),
 }  # fmt: skip
-_KNOWN = frozenset(("amd64", "386", "arm", "arm64", "ppc64le", "ppc64", "s390x", "riscv64", "loong64", "mips64le", "wasm"))
+_KNOWN = frozenset(
+    ("amd64", "386", "arm", "arm64", "ppc64le", "ppc64", "s390x", "riscv64", "loong64", "mips64le", "wasm")
+)
 _IMPLIED = {"arm64": "v8", "amd64": "v1"}
 _ATTESTATION = ("vnd.docker.reference.type", "attestation-manifest")
 
@@ -60,7 +64,8 @@ class Platform(NamedTuple):
         if parts and first not in _SYSTEMS and (len(parts) == 1 or (len(parts) == 2 and _is_architecture(first))):
             return cls.of("linux", *parts)
         raise UsageError(
-            f"{text[:80]!r} is no platform", hint="Write os/architecture[/variant], or the architecture: linux/arm64, amd64."
+            f"{text[:80]!r} is no platform",
+            hint="Write os/architecture[/variant], or the architecture: linux/arm64, amd64.",
         )
 
     @classmethod

@@ -44,7 +44,11 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, data: str = 
     """mount(2); the OSError names the target."""
     _check(
         _libc.mount(
-            os.fsencode(source), os.fsencode(target), os.fsencode(kind) or None, ctypes.c_ulong(flags), os.fsencode(data) or None
+            os.fsencode(source),
+            os.fsencode(target),
+            os.fsencode(kind) or None,
+            ctypes.c_ulong(flags),
+            os.fsencode(data) or None,
         ),
         target,
     )
@@ -74,7 +78,7 @@ def set_parent_death_signal(number: int) -> None:
 
 
 def drop_capabilities() -> None:
-    """Empty the bounding, ambient, inheritable, permitted and effective sets, so that exec gains none, for root neither."""
+    """Empty all five sets, so that exec gains no capability, for root neither."""
     for capability in range(LAST_CAPABILITY + 1):
         if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break  # EINVAL after the last one that this kernel knows; EPERM where there is nothing to drop it with

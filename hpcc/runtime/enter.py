@@ -1,10 +1,10 @@
 """From a plan to a payload: find out what the host can do, enter the image's root, launch.
 
-    <node dir>/                 0700; HPCC_NODE_DIR
-      host-v1-<fingerprint>       what was probed (host.py)
-      stage/                      mount point, empty outside of namespaces
-      held/<key>                  holders (hold.py)
-      unpacked-v1/<identity>/     copies of images (unpack.py)
+<node dir>/                 0700; HPCC_NODE_DIR
+  host-v1-<fingerprint>       what was probed (host.py)
+  stage/                      mount point, empty outside of namespaces
+  held/<key>                  holders (hold.py)
+  unpacked-v1/<identity>/     copies of images (unpack.py)
 """
 
 import os
@@ -12,8 +12,8 @@ import stat
 from collections.abc import Callable
 
 from hpcc.errors import CacheError, RuntimeUnavailable
-from hpcc.runtime import hold, plan
 from hpcc.runtime import _kernel as kernel
+from hpcc.runtime import hold, plan
 from hpcc.runtime.host import Host, known_host
 from hpcc.runtime.launch import Launcher
 from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung, mount_rootfs
@@ -41,7 +41,7 @@ def caller(settings: Settings) -> Caller:
 
 
 def node_directory(settings: Settings, *parts: str) -> str:
-    """The user's directory on this node, or one in it, made where it is missing. CacheError where somebody else has it."""
+    """The user's directory on this node, or one in it, made where missing. CacheError where somebody else has it."""
     path = settings.node_dir
     for part in ("", *parts):
         path = os.path.join(path, part).rstrip("/")
@@ -85,7 +85,12 @@ def start(ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_m
     def enter() -> None:
         mount_rootfs(image, rung, host, stage, unpacked)
 
-    if not (keep_mounted and rung.root == "squashfuse" and settings.hold_idle > 0 and _join(image, rung, host, settings, enter)):
+    if not (
+        keep_mounted
+        and rung.root == "squashfuse"
+        and settings.hold_idle > 0
+        and _join(image, rung, host, settings, enter)
+    ):
         try:
             enter()
         except OSError as error:

@@ -74,7 +74,9 @@ def container_environment(
     env["HPCC_CONTAINER"] = image_name
     override = {"HOME": home}
     for prefix in _PREFIXES:
-        override |= {key[len(prefix) :]: value for key, value in host.items() if key.startswith(prefix) and key != prefix}
+        override |= {
+            key[len(prefix) :]: value for key, value in host.items() if key.startswith(prefix) and key != prefix
+        }
     override |= dict(options)
     _extend_path(override, env["PATH"])
     env |= override

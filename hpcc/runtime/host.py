@@ -13,7 +13,11 @@ from hpcc.errors import RuntimeUnavailable
 from hpcc.runtime import _kernel as kernel
 from hpcc.settings import Settings
 
-_APPTAINER_LIBEXEC = ("/usr/libexec/apptainer/bin", "/usr/local/libexec/apptainer/bin", "/opt/apptainer/libexec/apptainer/bin")
+_APPTAINER_LIBEXEC = (
+    "/usr/libexec/apptainer/bin",
+    "/usr/local/libexec/apptainer/bin",
+    "/opt/apptainer/libexec/apptainer/bin",
+)
 
 
 class Host(NamedTuple):
@@ -34,7 +38,11 @@ def enter_user_namespace(inside_uid: int, inside_gid: int) -> None:
     """A user namespace in which the caller is `inside_uid`. Raises OSError where the host does not allow it."""
     uid, gid = os.geteuid(), os.getegid()
     kernel.unshare(kernel.CLONE_NEWUSER)
-    for name, text in (("setgroups", "deny"), ("uid_map", f"{inside_uid} {uid} 1"), ("gid_map", f"{inside_gid} {gid} 1")):
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{inside_uid} {uid} 1"),
+        ("gid_map", f"{inside_gid} {gid} 1"),
+    ):
         fd = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
         try:
             os.write(fd, text.encode())
@@ -191,11 +199,11 @@ def why_not(host: Host) -> RuntimeUnavailable:
     if not host.user_namespaces and not host.root:
         return RuntimeUnavailable(
             "this host gives no user namespaces to users, and hpcc needs one to mount an image",
-            hint="Ask the administrator to set user.max_user_namespaces above 0 (RHEL), kernel.unprivileged_userns_clone=1 "
-            "(Debian), or to allow hpcc in AppArmor (Ubuntu 24.04). `hpcc doctor` shows what was tried.",
+            hint="Ask the administrator to set user.max_user_namespaces above 0 (RHEL), "
+            "kernel.unprivileged_userns_clone=1 (Debian), or to allow hpcc in AppArmor (Ubuntu 24.04). `hpcc doctor` shows what was tried.",
         )
     return RuntimeUnavailable(
         "this host gives user namespaces but denies mounts in them",
-        hint="Ubuntu 24.04 does so by AppArmor: the administrator can set kernel.apparmor_restrict_unprivileged_userns=0. "
-        "`hpcc doctor` shows what was tried.",
+        hint="Ubuntu 24.04 does so by AppArmor: the administrator can set "
+        "kernel.apparmor_restrict_unprivileged_userns=0. `hpcc doctor` shows what was tried.",
     )

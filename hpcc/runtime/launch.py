@@ -177,11 +177,15 @@ class Launcher:
         except OSError as error:
             if op.optional:
                 return
-            raise UsageError(f"--bind {op.source}: {error.strerror}", hint="The path must exist on this host.") from None
+            raise UsageError(
+                f"--bind {op.source}: {error.strerror}", hint="The path must exist on this host."
+            ) from None
         directory = status.st_mode & 0o170000 == 0o040000
         self._bind_on(op.source, op.target, directory=directory, readonly=op.readonly, device=op.device)
 
-    def _bind_on(self, source: str, target: str, *, directory: bool, readonly: bool = False, device: bool = False) -> None:
+    def _bind_on(
+        self, source: str, target: str, *, directory: bool, readonly: bool = False, device: bool = False
+    ) -> None:
         fd = self._open_target(target, directory=directory)
         try:
             bind(source, f"/proc/self/fd/{fd}")
@@ -206,7 +210,10 @@ class Launcher:
         os.close(self._open_target(op.path, directory=True))
 
     def _accounts(self, op: plan.Accounts) -> None:
-        entries = (("passwd", f"{op.user}:x:{op.uid}:{op.gid}::{op.home}:/bin/sh", op.uid), ("group", _group(op.gid), op.gid))
+        entries = (
+            ("passwd", f"{op.user}:x:{op.uid}:{op.gid}::{op.home}:/bin/sh", op.uid),
+            ("group", _group(op.gid), op.gid),
+        )
         for name, line, number in entries:
             fd, _, missing = resolve(self._final, f"/etc/{name}")
             try:
@@ -291,7 +298,7 @@ def _group(gid: int) -> str:
 
 def _restore_signals() -> None:
     """Python ignores SIGPIPE and SIGXFSZ, and exec would hand that on: `… | head` must end the payload."""
-    import _signal
+    import _signal  # type: ignore[import-not-found]  # `signal` would build an enum, 2 ms
 
     for name in ("SIGPIPE", "SIGXFSZ"):
         _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
@@ -320,7 +327,8 @@ def _become(argv: tuple[str, ...], environment: dict[str, str]) -> None:
             denied = denied or error
     if denied is None:
         raise CommandNotFound(
-            f'"{name}": not found in the image' + ("" if "/" in name else f", whose PATH is {environment.get('PATH', '')}"),
+            f'"{name}": not found in the image'
+            + ("" if "/" in name else f", whose PATH is {environment.get('PATH', '')}"),
             hint="`hpcc exec IMAGE ls /bin` shows what is there; `hpcc inspect` what the image is meant to run.",
         )
     why = "its interpreter or loader is missing" if denied.errno == errno.ENOENT else denied.strerror

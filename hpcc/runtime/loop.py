@@ -1,8 +1,8 @@
 """Mount a part of a file through a loop device (loop(4)); real root only.
 
-    struct loop_config, LOOP_CONFIGURE (Linux 5.8):
-      u32 fd, u32 block size, struct loop_info64 (232 bytes), u64 reserved[8]
-    struct loop_info64: u64 device, inode, rdevice, offset, sizelimit; u32 number, encrypt type, encrypt key size, flags; …
+struct loop_config, LOOP_CONFIGURE (Linux 5.8):
+  u32 fd, u32 block size, struct loop_info64 (232 bytes), u64 reserved[8]
+struct loop_info64: u64 device, inode, rdevice, offset, sizelimit; u32 number, encrypt type, encrypt key size, flags; …
 """
 
 import errno

@@ -129,7 +129,10 @@ def _system(container: Container) -> list[Op]:
     if container.minimal_dev:
         ops += [Mount("tmpfs", "/dev", "mode=755,size=64m"), MakeDirectory("/dev/shm"), MakeDirectory("/dev/pts")]
         ops += [BindMount(f"/dev/{name}", f"/dev/{name}", optional=True, device=True) for name in _DEVICES]
-        ops += [Mount("tmpfs", "/dev/shm", "mode=1777"), Mount("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620")]
+        ops += [
+            Mount("tmpfs", "/dev/shm", "mode=1777"),
+            Mount("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620"),
+        ]
         if container.new_ipc:
             ops += [MakeDirectory("/dev/mqueue"), Mount("mqueue", "/dev/mqueue")]
         ops += [Link(target, path) for target, path in _DEV_LINKS]
@@ -142,7 +145,8 @@ def _system(container: Container) -> list[Op]:
 
 def _user(container: Container) -> list[Op]:
     ops: list[Op] = [
-        Mount("tmpfs", path, "mode=1777" if path in ("/tmp", "/var/tmp") else "mode=0755") for path in container.temporary
+        Mount("tmpfs", path, "mode=1777" if path in ("/tmp", "/var/tmp") else "mode=0755")
+        for path in container.temporary
     ]
     ops += [BindMount(bind.source, bind.target, bind.readonly, bind.optional) for bind in container.binds]
     return ops
@@ -160,6 +164,8 @@ def _points(mounts: list[Op]) -> list[tuple[str, bool | None, str]]:
 def describe(op: Op) -> str:
     """One line for --dry-run."""
     if isinstance(op, Execute):
-        return f"Execute {' '.join(op.argv) or 'a shell'}, {len(op.environment)} variables" + (", by /bin/sh" * bool(op.script))
+        return f"Execute {' '.join(op.argv) or 'a shell'}, {len(op.environment)} variables" + (
+            ", by /bin/sh" * bool(op.script)
+        )
     fields = ", ".join(f"{name}={value!r}" for name, value in op._asdict().items() if value not in ("", False, None))
     return f"{type(op).__name__} {fields}".rstrip()

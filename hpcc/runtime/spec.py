@@ -16,7 +16,23 @@ from hpcc.errors import UsageError
 from hpcc.runtime.environment import RunConfig, container_environment
 
 _SYSTEM_DIRECTORIES = frozenset(
-    ("/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/mnt", "/opt", "/proc", "/run", "/sbin", "/sys", "/usr", "/var")
+    (
+        "/",
+        "/bin",
+        "/boot",
+        "/dev",
+        "/etc",
+        "/lib",
+        "/lib64",
+        "/mnt",
+        "/opt",
+        "/proc",
+        "/run",
+        "/sbin",
+        "/sys",
+        "/usr",
+        "/var",
+    )
 )
 _HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
 
@@ -115,7 +131,15 @@ def container_spec(
     binds += wanted
 
     environment, override = container_environment(
-        image_name, config, caller.environ, options.env, command, clean=clean, compat=compat, home=home, binds=options.binds
+        image_name,
+        config,
+        caller.environ,
+        options.env,
+        command,
+        clean=clean,
+        compat=compat,
+        home=home,
+        binds=options.binds,
     )
     return Container(
         _argv(config, command, arguments, options.shell),
@@ -190,7 +214,9 @@ def _cwd(options: Options, cwd: str, home: str, binds: list[Bind] | None) -> tup
 
 
 def _is_covered(path: str, binds: list[Bind]) -> bool:
-    return any(bind.source == bind.target and (path == bind.source or path.startswith(bind.source + "/")) for bind in binds)
+    return any(
+        bind.source == bind.target and (path == bind.source or path.startswith(bind.source + "/")) for bind in binds
+    )
 
 
 def _argv(config: RunConfig, command: str, arguments: tuple[str, ...], shell: str | None) -> tuple[str, ...]:

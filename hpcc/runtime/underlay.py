@@ -1,8 +1,8 @@
 """Mount points that an image lacks, without overlay: a tree of directories on a tmpfs, into which all else is bound.
 
-    image   etc/ passwd        points   etc/ new/       under   etc/ passwd -> bind of the image's
-            usr/ …                                              etc/ new/
-                                                                usr/ -> bind of the image's
+image   etc/ passwd        points   etc/ new/       under   etc/ passwd -> bind of the image's
+        usr/ …                                              etc/ new/
+                                                            usr/ -> bind of the image's
 """
 
 import os

@@ -14,7 +14,8 @@ import stat
 from hpcc import fstree
 from hpcc.errors import CacheError, InvalidImage
 from hpcc.runtime.rootfs import Rootfs
-from hpcc.squashfs.reader import Inode, SquashFS, open_squashfs
+from hpcc.squashfs.inode import Inode
+from hpcc.squashfs.reader import SquashFS, open_squashfs
 
 ROOM = 2.5  # times the image's compressed size must be free
 

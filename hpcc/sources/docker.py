@@ -10,19 +10,20 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from hpcc.cache.blobs import MAX_SIZE, read_blob
 from hpcc.cache.layout import Cache
 from hpcc.cache.refs import Ref, write_ref
 from hpcc.errors import HpccError, ImageNotFound, IntegrityError, InvalidImage
-from hpcc.lookup import MAX_MANIFEST, MAX_NESTING, read_blob
 from hpcc.oci.config import ImageConfig
 from hpcc.oci.digest import Digest, Verifier
-from hpcc.oci.manifest import Descriptor, Manifest, parse_manifest
+from hpcc.oci.manifest import MAX_NESTING, Descriptor, Manifest, parse_manifest
 from hpcc.oci.platform import Platform, select
 from hpcc.oci.reference import Reference, api_host
 from hpcc.progress import Progress
 from hpcc.registry.client import Registry, fetch_blob
 from hpcc.registry.credentials import find_credentials
 from hpcc.settings import Settings
+from hpcc.version import __version__
 
 CHUNK = 1 << 20
 PATIENCE = 600.0  # seconds without a byte until a reader gives its download up
@@ -39,20 +40,16 @@ class Found(NamedTuple):
 
 def connect(reference: Reference, settings: Settings) -> Registry:
     """A client for the reference's registry, with the credentials that the user has for it."""
-    import hpcc
-
     host = reference.registry
     return Registry(
         api_host(host),
         http=settings.nohttps or host in settings.insecure,
         credentials=find_credentials(host, settings.environ, settings.environ.get("HOME", "")),
-        user_agent=f"hpcc/{hpcc.__version__}",
+        user_agent=f"hpcc/{__version__}",
     )
 
 
-def find_image(
-    reference: Reference, platform: Platform, registry: Registry, shared: Cache, private: Cache
-) -> Found:
+def find_image(reference: Reference, platform: Platform, registry: Registry, shared: Cache, private: Cache) -> Found:
     """Ask the registry what the reference names, and have its manifest and config in the cache.
 
     Raises RegistryError, UnsupportedImage, InvalidImage, IntegrityError, CacheError.
@@ -81,10 +78,14 @@ def find_image(
         except HpccError as error:
             raise type(error)(f"{reference}: {error.message}", hint=error.hint) from None
         digest = descriptor.digest
-    raise InvalidImage(f"{reference}: an index in an index in an index", hint="The image is broken; ask whoever pushed it.")
+    raise InvalidImage(
+        f"{reference}: an index in an index in an index", hint="The image is broken; ask whoever pushed it."
+    )
 
 
-def _document(reference: Reference, digest: Digest, registry: Registry, tier: Cache, caches: tuple[Cache, ...]) -> bytes:
+def _document(
+    reference: Reference, digest: Digest, registry: Registry, tier: Cache, caches: tuple[Cache, ...]
+) -> bytes:
     """A manifest or index, from the tier's own cache or the registry; kept."""
     data = read_blob((tier,), digest)
     if data is None:
@@ -99,7 +100,7 @@ def _config(
     descriptor = manifest.config
     data = read_blob(caches, descriptor.digest)
     if data is None:
-        if descriptor.size > MAX_MANIFEST:
+        if descriptor.size > MAX_SIZE:
             raise InvalidImage(f"{reference}: a config of {descriptor.size} bytes")
         sink = _Bytes()
         fetch_blob(registry, reference.repository, descriptor, sink)
@@ -190,12 +191,12 @@ class GrowingFile:
                 return
 
 
-class Restarted(Exception):  # noqa: N818  (it is no error, but a request to begin again)
+class Restarted(Exception):
     """The download began again from the start; so must whoever reads it."""
 
 
 def cached_chunks(cache: Cache, descriptor: Descriptor) -> Iterator[bytes] | None:
-    """A layer that the cache has, verified while it is read; IntegrityError at the end where it is not what it should be."""
+    """A layer that the cache has, verified while it is read: IntegrityError at its end where it is damaged."""
     fd = cache.open(cache.blob(descriptor.digest.algorithm, descriptor.digest.hex))
     if fd is None:
         return None

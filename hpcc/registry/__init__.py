@@ -1,0 +1,1 @@
+"""Talking to registries. Knows no cache and no settings."""
