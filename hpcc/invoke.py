@@ -14,15 +14,15 @@ _SUBPROCESS = frozenset(
 )  # fmt: skip
 
 
+def program() -> list[str]:
+    """The argv that begins a command line of this very hpcc: the quick bin/hpcc beside the interpreter, where it is."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "hpcc")
+    return [beside] if os.access(beside, os.X_OK) else [os.path.abspath(sys.executable), "-m", "hpcc"]
+
+
 def command_line(command: str, image: str, args: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     """The argv that runs `image`. Options: True is a flag, False and None are left out, lists repeat, dicts are K=V."""
-    argv = [
-        sys.executable,
-        "-I",
-        "-S",
-        os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py"),
-        command,
-    ]
+    argv = [*program(), command]
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
         if value is True:

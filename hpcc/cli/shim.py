@@ -6,10 +6,10 @@ A script finds hpcc by an absolute path, so that a job with another PATH finds i
 """
 
 import os
-import sys
 
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.errors import CacheError, UsageError
+from hpcc.invoke import program
 from hpcc.version import __version__
 
 COMMAND = Command(
@@ -86,19 +86,8 @@ def script(name: str) -> str:
 case $1 in
     --version|version) echo '{name} version {LIKE}+hpcc{version}'; exit 0 ;;
 esac
-exec {_quote(program())} "$@"
+exec {" ".join(map(_quote, program()))} "$@"
 """
-
-
-def program() -> str:
-    """The hpcc that runs now, by an absolute path."""
-    beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "hpcc")
-    if os.access(beside, os.X_OK):
-        return beside
-    found = _which("hpcc")
-    if not found:
-        raise UsageError("there is no `hpcc` beside this interpreter or on PATH", hint="Install hpcc with pip.")
-    return found
 
 
 def _which(name: str) -> str:

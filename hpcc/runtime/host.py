@@ -200,7 +200,8 @@ def why_not(host: Host) -> RuntimeUnavailable:
         return RuntimeUnavailable(
             "this host gives no user namespaces to users, and hpcc needs one to mount an image",
             hint="Ask the administrator to set user.max_user_namespaces above 0 (RHEL), "
-            "kernel.unprivileged_userns_clone=1 (Debian), or to allow hpcc in AppArmor (Ubuntu 24.04). `hpcc doctor` shows what was tried.",
+            "kernel.unprivileged_userns_clone=1 (Debian), or to allow hpcc in AppArmor (Ubuntu 24.04). "
+            "`hpcc doctor` shows what was tried.",
         )
     return RuntimeUnavailable(
         "this host gives user namespaces but denies mounts in them",
