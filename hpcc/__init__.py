@@ -5,20 +5,24 @@ image = hpcc.pull("docker://python:3.12")
 done = image.run(["-c", "print(1)"], compat=True, capture_output=True, text=True)
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from hpcc.records import TYPE_CHECKING
 from hpcc.version import __version__
 
-__all__ = ["HpccError", "Image", "Settings", "__version__", "open_image", "pull"]
-
 if TYPE_CHECKING:
+    from typing import Any
+
     from hpcc.errors import HpccError
     from hpcc.image import open_image
     from hpcc.local import Image
     from hpcc.settings import Settings
 
 
-def pull(uri: str, *, arch: str | None = None, settings: "Settings | None" = None) -> "Image":
+__all__ = ["HpccError", "Image", "Settings", "__version__", "open_image", "pull"]
+
+
+def pull(uri: str, *, arch: str | None = None, settings: Settings | None = None) -> Image:
     """The image that `uri` names, from the cache or, once, from its registry. Raises HpccError."""
     from hpcc.image import open_image
     from hpcc.settings import Settings

@@ -5,15 +5,18 @@ layout, the compression library's own version, its level, and the machine's arch
 library compresses, the id is another one, never other bytes under one name.
 """
 
+from __future__ import annotations
+
 import os
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
 
+from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.squashfs.compression import GZIP
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future, ThreadPoolExecutor
+
 
 BLOCK_SIZE = 131072
 STORED = 1 << 24  # in a size word: this block is not compressed (squashfs/inode.py)
@@ -90,29 +93,33 @@ def _lines(path: str) -> list[str]:
 class BlockQueue:
     """Compress blocks on the pool's threads and hand them on in the order in which they came.
 
-    `put(data, done)` calls `done(word, compressed)` later, from `put` or `flush`, always in order and always in
-    the thread that called them; `then(done)` puts a step without data in the same order. At most `depth` blocks
-    wait, so memory is bounded. Not to be shared between threads; the pool may be.
+    `put(data, done)` calls `done(word, compressed)` later, from `put`, `then` or `flush`, always in order and always
+    in the thread that called them; `then(done)` puts a step without data in the same order. At most `depth` blocks
+    and steps wait, so memory is bounded. Not to be shared between threads; the pool may be.
     """
 
-    def __init__(self, compress: Callable[[bytes], bytes], pool: "ThreadPoolExecutor", depth: int) -> None:
+    def __init__(self, compress: Callable[[bytes], bytes], pool: ThreadPoolExecutor, depth: int) -> None:
         self._compress, self._pool, self._depth = compress, pool, depth
         self._waiting: deque[tuple[Future[tuple[int, bytes]] | None, Callable[[int, bytes], None]]] = deque()
 
     def put(self, data: bytes, done: Callable[[int, bytes], None]) -> None:
         self._waiting.append((self._pool.submit(pack_block, self._compress, data), done))
-        while len(self._waiting) > self._depth or (self._waiting and self._is_ready(self._waiting[0][0])):
-            self._finish_first()
+        self._settle()
 
     def then(self, done: Callable[[], None]) -> None:
         self._waiting.append((None, lambda _word, _data: done()))
+        self._settle()
+
+    def _settle(self) -> None:
+        while len(self._waiting) > self._depth or (self._waiting and self._is_ready(self._waiting[0][0])):
+            self._finish_first()
 
     def flush(self) -> None:
         while self._waiting:
             self._finish_first()
 
     @staticmethod
-    def _is_ready(future: "Future[tuple[int, bytes]] | None") -> bool:
+    def _is_ready(future: Future[tuple[int, bytes]] | None) -> bool:
         return future is None or future.done()
 
     def _finish_first(self) -> None:

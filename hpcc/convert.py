@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from hpcc import fstree, metadata
 from hpcc.blocks import BLOCK_SIZE, Compressor
@@ -23,6 +23,7 @@ from hpcc.oci.compression import decompress
 from hpcc.oci.config import ImageConfig
 from hpcc.oci.digest import Digest
 from hpcc.pack import STORED_MASK, DataWriter, Pack, write_pack
+from hpcc.records import NamedTuple
 from hpcc.sif import create, descriptor
 from hpcc.squashfs.compression import decompressor
 from hpcc.squashfs.fragment import Fragment
@@ -151,20 +152,23 @@ class _Data:
         self._fragments: list[Fragment] = []
         self._blocks: dict[tuple[int, int], int] = {}  # pack, start in it -> start here
         self._copied: dict[tuple[int, int], int] = {}  # pack, fragment of it -> fragment here
-        self._tails: dict[_Source, bytes] = {}  # tails of fragments that are taken apart
+        self._tails: dict[_Source, Placement] = {}  # of fragments that were taken apart
         self.end = SUPERBLOCK_SIZE
         self._writer: DataWriter | None = None
 
     def copy_live(self, sources: Iterable[_Source]) -> None:
-        """Copy the blocks that `sources` name, and fragments that live wholly; read the tails of the others."""
+        """Copy the blocks that `sources` name, and fragments that live wholly; then take the others apart."""
         files: list[dict[int, int]] = [{} for _ in self._packs]  # start -> length on disk
         tails: list[dict[int, dict[int, _Source]]] = [{} for _ in self._packs]  # fragment -> offset -> a source there
         for source in sources:
             place = source.place
             if place.blocks:
-                files[source.pack][place.start] = sum(word & STORED_MASK for word in place.blocks)
+                # A file that is one hole has no data, and shares its start with whatever comes next.
+                if length := sum(word & STORED_MASK for word in place.blocks):
+                    files[source.pack][place.start] = length
             elif place.fragment != NO_FRAGMENT:
                 tails[source.pack].setdefault(place.fragment, {})[place.offset] = source
+        broken: list[tuple[int, int, dict[int, _Source]]] = []
         for index, each in enumerate(self._packs):
             ranges = [(start, length, -1) for start, length in files[index].items()]
             for number, live in sorted(tails[index].items()):
@@ -172,8 +176,10 @@ class _Data:
                 if sum(source.place.size for source in live.values()) == fragment.size:
                     ranges.append((fragment.start, fragment.word & STORED_MASK, number))
                 else:
-                    self._take_apart(index, number, live)
+                    broken.append((index, number, live))
             self._copy_ranges(index, sorted(ranges))
+        for index, number, live in broken:
+            self._take_apart(index, number, live)
 
     def _copy_ranges(self, index: int, ranges: Sequence[tuple[int, int, int]]) -> None:
         """Copy (start, length, fragment or -1) of a pack; neighbours in one call."""
@@ -198,39 +204,50 @@ class _Data:
     def _take_apart(self, index: int, number: int, live: dict[int, _Source]) -> None:
         fragment = self._packs[index].pack.fragments[number]
         data = os.pread(self._packs[index].fd, fragment.word & STORED_MASK, fragment.start)
+        if len(data) < fragment.word & STORED_MASK:
+            raise _cut_short()
         if fragment.word == fragment.word & STORED_MASK:
             data = decompressor(self._compressor.squashfs_id)(data, BLOCK_SIZE)
-        for offset, source in live.items():
-            self._tails[source] = data[offset : offset + source.place.size]
+        for offset, source in sorted(live.items()):
+            self._tails[source] = self._place_new(data[offset : offset + source.place.size])
 
     def place(self, data: object) -> Placement:
-        """The final place of a file: of a source that was copied, or of new bytes, shorter than a block."""
+        """The final place of a file: of a source that was copied, or of new bytes."""
         if isinstance(data, bytes):
-            return self._place_tail(data)
+            return self._place_new(data)
         assert isinstance(data, _Source)
         index, place = data
         if place.blocks:
-            return place._replace(start=self._blocks[index, place.start])
+            return place._replace(start=0 if place.sparse == place.size else self._blocks[index, place.start])
         if place.fragment == NO_FRAGMENT:
             return place
         copied = self._copied.get((index, place.fragment))
         if copied is not None:
             return place._replace(fragment=copied)
-        return self._place_tail(self._tails[data])
+        return self._tails[data]
 
-    def _place_tail(self, data: bytes) -> Placement:
+    def _place_new(self, data: bytes) -> Placement:
         if not data:
             return Placement(0)
         if self._writer is None:
             self._writer = DataWriter(
-                self._append, _cannot_truncate, self.end, self._compressor.compress, self._pool, QUEUE_DEPTH
+                self._append, self._truncate, self.end, self._compressor.compress, self._pool, QUEUE_DEPTH
             )
+        if len(data) >= BLOCK_SIZE:  # labels may be that long
+            places: list[Placement] = []
+            self._writer.add(len(data), _blocks(data), places.append)
+            self._writer.flush()
+            return places[0]
         fragment, offset = self._writer.add_tail(data)
         return Placement(len(data), fragment=len(self._fragments) + fragment, offset=offset)
 
     def _append(self, data: bytes) -> None:
         _write_at(self._fd, self._start + self.end, data)
         self.end += len(data)
+
+    def _truncate(self, position: int) -> None:
+        os.ftruncate(self._fd, self._start + position)
+        self.end = position
 
     def finish(self) -> list[Fragment]:
         if self._writer is not None:
@@ -239,8 +256,13 @@ class _Data:
         return self._fragments
 
 
-def _cannot_truncate(position: int) -> None:
-    raise AssertionError("only tails are written after the live ranges, and tails take nothing back")
+def _blocks(data: bytes) -> Iterator[bytes]:
+    for at in range(0, len(data), BLOCK_SIZE):
+        yield data[at : at + BLOCK_SIZE]
+
+
+def _cut_short() -> IntegrityError:
+    return IntegrityError("a pack ends before its index says so", hint="Run `hpcc cache clean`, then again.")
 
 
 def copy_range(source: int, target: int, offset: int, to: int, length: int) -> None:
@@ -255,7 +277,7 @@ def copy_range(source: int, target: int, offset: int, to: int, length: int) -> N
             _write_at(target, to, data)
             done = len(data)
         if not done:
-            raise IntegrityError("a pack ends before its index says so", hint="Run `hpcc cache clean`, then again.")
+            raise _cut_short()
         offset, to, length = offset + done, to + done, length - done
 
 

@@ -48,12 +48,16 @@ class Node:
 
     def walk(self, prefix: bytes = b"") -> Iterator[tuple[bytes, "Node"]]:
         """Each (path, node) below this one, parents first, names in byte order; hard links each time."""
-        stack = [(prefix, self)]
+        yield prefix, self
+        # One iterator a level: a list of paths could cost as much as depth times names.
+        stack = [(prefix + b"/" if prefix else b"", iter(sorted((self.children or {}).items())))]
         while stack:
-            path, node = stack.pop()
-            yield path, node
-            if node.children:
-                stack.extend(
-                    (path + b"/" + name if path else name, child)
-                    for name, child in sorted(node.children.items(), reverse=True)
-                )
+            above, entries = stack[-1]
+            for name, node in entries:
+                path = above + name
+                yield path, node
+                if node.children:
+                    stack.append((path + b"/", iter(sorted(node.children.items()))))
+                    break
+            else:
+                stack.pop()

@@ -1,10 +1,12 @@
 """An image on this host, a SIF, a squashfs file or a directory: opened, checked, and what it says about running it."""
 
+from __future__ import annotations
+
 import os
 import stat
-from typing import TYPE_CHECKING, Any
 
 from hpcc.errors import ImageNotFound, InvalidImage
+from hpcc.records import TYPE_CHECKING
 from hpcc.runtime.environment import RunConfig
 from hpcc.runtime.rootfs import Rootfs
 from hpcc.sif import descriptor
@@ -13,6 +15,8 @@ from hpcc.sif.load import Sif, load
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
+    from typing import Any
+
 
 MAX_JSON = 8 << 20
 MARK = "hpcc.json"  # metadata.py
@@ -40,11 +44,11 @@ class Image:
     def __repr__(self) -> str:
         return f"<hpcc.Image {self.reference or self.name}>"
 
-    def run(self, args: "Sequence[str]" = (), **options: Any) -> "subprocess.CompletedProcess[Any]":
+    def run(self, args: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[Any]:
         """`hpcc run`: the image's ENTRYPOINT with `args`, or its CMD. See `execute` for the options."""
         return self._call("run", args, options)
 
-    def exec(self, args: "Sequence[str]", **options: Any) -> "subprocess.CompletedProcess[Any]":
+    def exec(self, args: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
         """`hpcc exec`: the command `args` in the image.
 
         Options are those of the command line with underscores (compat=True, bind=["/data"], env={"A": "1"}, …);
@@ -52,7 +56,7 @@ class Image:
         """
         return self._call("exec", args, options)
 
-    def _call(self, command: str, args: "Sequence[str]", options: dict[str, Any]) -> "subprocess.CompletedProcess[Any]":
+    def _call(self, command: str, args: Sequence[str], options: dict[str, Any]) -> subprocess.CompletedProcess[Any]:
         from hpcc.invoke import run_image
 
         return run_image(command, self.path, args, options)

@@ -6,9 +6,10 @@ Everything on this way is small and was verified when it came; a blob is hashed 
 or not to be trusted is a miss.
 """
 
+from __future__ import annotations
+
 import os
 import time
-from collections.abc import Iterator
 
 from hpcc.blocks import converter_id
 from hpcc.cache.blobs import read_blob
@@ -21,7 +22,11 @@ from hpcc.oci.digest import Digest
 from hpcc.oci.manifest import MAX_NESTING, Manifest, parse_manifest
 from hpcc.oci.platform import Platform, select
 from hpcc.oci.reference import Reference
+from hpcc.records import TYPE_CHECKING
 from hpcc.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def tiers(settings: Settings) -> tuple[Cache, ...]:

@@ -12,14 +12,19 @@ hpcc itself reads none of the scripts: it takes oci-config.json, where each valu
 No clock and no tag is written: the same digest gives the same bytes.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import NamedTuple
 
 from hpcc import fstree
 from hpcc.fstree import Node
 from hpcc.oci.config import ImageConfig
+from hpcc.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 
 EPOCH = "1970-01-01T00:00:00Z"
 MARK = "hpcc.json"

@@ -24,18 +24,21 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from hpcc import fstree
 from hpcc.blocks import BLOCK_SIZE, BlockQueue
-from hpcc.errors import InvalidImage
+from hpcc.errors import InvalidImage, UnsupportedImage
 from hpcc.oci import layer, tar
+from hpcc.records import NamedTuple
 from hpcc.squashfs.inode import NO_FRAGMENT, Placement
 
 MAGIC = b"hpcc-pack-v1\n\0\0\0"
 _TRAILER = struct.Struct("<QQ32s")
 _ZERO = bytes(BLOCK_SIZE)
-MAX_INDEX = 1 << 30  # bytes of a plain index: some two million members
+MAX_INDEX = 1 << 30  # bytes of a plain index
+MAX_ENTRIES = 1 << 29  # bytes of a layer's names, targets and xattrs, and ENTRY_COST for each: two million members
+ENTRY_COST = 200
 
 
 class PackFragment(NamedTuple):
@@ -96,6 +99,10 @@ class DataWriter:
             self._fragment += data
         return known
 
+    def flush(self) -> None:
+        """Let each `done` that waits be called, of files of a block or more."""
+        self._queue.flush()
+
     def finish(self) -> None:
         """Write all that waits."""
         self._end_fragment()
@@ -144,7 +151,7 @@ class _BlockFile:
 
     def _hole(self, size: int) -> None:
         self._words.append(0)
-        self._hash.update(b"\0")
+        self._hash.update(bytes(4))  # the word of a hole
         self._sparse += size
 
     def _block(self, word: int, data: bytes) -> None:
@@ -175,7 +182,8 @@ def write_pack(
 ) -> Pack:
     """Write the pack of a layer, whose plain tar stream is `plain`, to `file` from its start; read `plain` to its end.
 
-    Blocks are compressed on `pool`. Raises InvalidImage for a stream that is no layer; `file` is then of no use.
+    Blocks are compressed on `pool`. Raises InvalidImage for a stream that is no layer, UnsupportedImage for one with
+    too many members; `file` is then of no use.
     """
     file.write(MAGIC)
 
@@ -188,10 +196,14 @@ def write_pack(
     reader = tar.TarReader(stream)
     entries: list[layer.Entry] = []
     places: dict[int, Placement] = {}
+    room = MAX_ENTRIES
     for member in reader:
         item = layer.entry(member)
         if item is None:
             continue
+        room -= ENTRY_COST + len(item.path) + len(item.target) + sum(len(k) + len(v) for k, v in item.xattrs)
+        if room < 0:
+            raise UnsupportedImage(f"a layer whose members' names and attributes take more than {MAX_ENTRIES} bytes")
         if item.kind == fstree.REGULAR:
             at = len(entries)
             writer.add(member.size, reader.blocks(BLOCK_SIZE), partial(places.__setitem__, at))
@@ -200,7 +212,10 @@ def write_pack(
     writer.finish()
     placed = tuple(item._replace(data=places[at]) if at in places else item for at, item in enumerate(entries))
     pack = Pack(name, placed, tuple(writer.fragments))
-    index = zlib.compress(_encode(pack), 1)
+    index_plain = _encode(pack)
+    if len(index_plain) > MAX_INDEX:
+        raise UnsupportedImage(f"a layer whose index takes more than {MAX_INDEX} bytes")
+    index = zlib.compress(index_plain, 1)
     start = writer.position
     file.write(index)
     file.write(_TRAILER.pack(start, len(index), sha256(index).digest()))
@@ -215,7 +230,10 @@ def read_pack(read_at: Callable[[int, int], bytes], size: int, name: str) -> Pac
     end = size - _TRAILER.size
     if end < len(MAGIC) or read_at(0, len(MAGIC)) != MAGIC:
         raise InvalidImage(f"pack {name} is no pack of this version")
-    start, length, digest = _TRAILER.unpack(read_at(end, _TRAILER.size))
+    trailer = read_at(end, _TRAILER.size)
+    if len(trailer) != _TRAILER.size:
+        raise InvalidImage(f"pack {name} is incomplete")
+    start, length, digest = _TRAILER.unpack(trailer)
     if start < len(MAGIC) or start + length != end:
         raise InvalidImage(f"pack {name} is incomplete")
     index = read_at(start, length)
@@ -227,7 +245,7 @@ def read_pack(read_at: Callable[[int, int], bytes], size: int, name: str) -> Pac
         if inflater.unconsumed_tail:
             raise InvalidImage(f"pack {name} has an index beyond {MAX_INDEX} bytes")
         pack = _decode(json.loads(plain), start)
-    except (zlib.error, ValueError, TypeError, KeyError, IndexError) as error:
+    except (zlib.error, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise InvalidImage(f"pack {name} is damaged: {error}") from None
     if pack.name != name:
         raise InvalidImage(f"pack {name} is really {pack.name[:200]}")
@@ -258,13 +276,19 @@ def _decode(value: Any, end: int) -> Pack:
         _check_range(start, sum(word & STORED_MASK for word in words), end)
         if words and len(words) != -(-size // BLOCK_SIZE):
             raise ValueError("a file whose blocks are not as many as its size says")
-        if not words and size and not (0 <= fragment < len(fragments) and offset + size <= fragments[fragment].size):
+        if (
+            not words
+            and size
+            and not (0 <= fragment < len(fragments) and 0 <= offset <= fragments[fragment].size - size)
+        ):
             raise ValueError("a file outside its fragment")
         files.append(Placement(size, start, tuple(words), fragment, offset, sparse))
     entries = []
     for path, kind, mode, uid, gid, mtime, xattrs, target, (major, minor), at in value["entries"]:
         pairs = tuple((k.encode("latin-1"), v.encode("latin-1")) for k, v in xattrs)
         data = None if at is None else files[at]
+        if (kind == fstree.REGULAR) != (at is not None):
+            raise ValueError("a file without data, or data of what is no file")
         entries.append(
             layer.Entry(
                 path.encode("latin-1"),

@@ -3,7 +3,12 @@
 CPython's own C scanner does the work; where an interpreter has none, json does.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from hpcc.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class _Context:

@@ -9,11 +9,17 @@ A key in the site file's [locked] table is final: an environment variable or use
 and `hpcc config` says so. Both files hold `key = value` with the names of `KEYS`.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
 
 from hpcc.errors import SettingsError
+from hpcc.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
 
 SITE_FILE = "/etc/hpcc/config.toml"
 SMALL = 20 << 30  # bytes free under $HOME below which a cache keeps neither blobs nor packs
@@ -130,13 +136,13 @@ class Settings:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"settings are frozen; {name} cannot be set")
 
-    def replace(self, **values: Any) -> "Settings":
+    def replace(self, **values: Any) -> Settings:
         """These settings with some set by the command line."""
         origins = {**self.origins, **dict.fromkeys(values, "command line")}
         return Settings({name: values.get(name, getattr(self, name)) for name in KEYS}, origins, self.environ)
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str] | None = None, *, site_file: str = SITE_FILE) -> "Settings":
+    def from_environ(cls, environ: Mapping[str, str] | None = None, *, site_file: str = SITE_FILE) -> Settings:
         """Read environment and files. SettingsError names the variable or file and what it should hold."""
         environ = dict(os.environ if environ is None else environ)
         home = environ.get("HOME") or "/"

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from hpcc.cache.index import remove_missing
 from hpcc.cache.layout import Cache
 from hpcc.errors import CacheError
+from hpcc.records import NamedTuple
 
 KINDS = ("sif", "blob", "pack")
 _PLACES = {"sif": "sif-v1", "blob": "oci/blobs", "pack": "packs-v1"}

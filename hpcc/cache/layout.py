@@ -13,15 +13,21 @@ sticky bit, it is 3770, and locks/ and oci/ 2770. Objects are 0444 and never cha
 private temporary in tmp/, flush it to the disk, and rename it: whoever opens a name finds it whole or not at all.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
 
 from hpcc.cache.trust import Policy
 from hpcc.errors import CacheError
+from hpcc.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
 
 SHARED = stat.S_ISVTX | stat.S_IWGRP
 USE_INTERVAL = 3600.0  # seconds between two touches of a use

@@ -8,9 +8,9 @@ Each embeds the name under which it stands, so a hard link to another tag's ref 
 
 import json
 import os
-from typing import NamedTuple
 
 from hpcc.cache.layout import Cache
+from hpcc.records import NamedTuple
 
 MAX_SIZE = 4096
 

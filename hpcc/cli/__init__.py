@@ -1,11 +1,17 @@
 """The command line: find the command, let it parse and act, say what went wrong, return a status."""
 
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Sequence
 
 from hpcc.errors import EX_FAILURE, HpccError, UsageError
+from hpcc.records import TYPE_CHECKING
 from hpcc.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 COMMANDS = {
     "cache": ("cache", "list and clean the cache of images"),

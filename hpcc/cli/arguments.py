@@ -5,10 +5,14 @@ The grammar is that of Apptainer's command line: --name value, --name=value, -n 
 with =true or =false, and `--` ends the options.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from __future__ import annotations
 
 from hpcc.errors import UsageError
+from hpcc.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 
 class Option(NamedTuple):

@@ -20,9 +20,9 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-from typing import NamedTuple
 
 from hpcc.errors import RuntimeUnavailable
+from hpcc.records import NamedTuple
 
 _CREATED = "2025-01-01T00:00:00Z"
 _MTIME = 1735689600

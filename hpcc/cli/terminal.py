@@ -1,12 +1,14 @@
 """What a person sees while something lasts: bars on a terminal, quiet lines in a log."""
 
+from __future__ import annotations
+
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from hpcc.cli import say
 from hpcc.cli.arguments import Arguments
 from hpcc.progress import SILENT, Progress
+from hpcc.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars

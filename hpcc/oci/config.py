@@ -4,13 +4,17 @@ OCI image specification, config.md; Docker's image.spec v1.2 has the same fields
 where there is nothing, and so does hpcc read it.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
 
 from hpcc.errors import InvalidImage, InvalidReference
 from hpcc.oci.digest import Digest
 from hpcc.oci.document import checked_text, child, load_object, pairs, text, texts
 from hpcc.oci.manifest import MAX_ENTRIES
 from hpcc.oci.platform import Platform
+from hpcc.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class ImageConfig(NamedTuple):
@@ -39,7 +43,7 @@ class ImageConfig(NamedTuple):
         return Platform.of(self.os or "linux", self.architecture, self.variant)
 
     @classmethod
-    def parse(cls, data: bytes) -> "ImageConfig":
+    def parse(cls, data: bytes) -> ImageConfig:
         """`data` as an image config; InvalidImage where it is none."""
         what = "image config"
         document = load_object(data, what)

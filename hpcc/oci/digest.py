@@ -5,12 +5,14 @@
 OCI image specification, descriptor.md, "Digests".
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from __future__ import annotations
 
 from hpcc.errors import IntegrityError, InvalidReference
+from hpcc.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     pass
+
 
 _LENGTHS = {"sha256": 64, "sha512": 128}
 
@@ -22,7 +24,7 @@ class Digest(NamedTuple):
     hex: str
 
     @classmethod
-    def parse(cls, text: str) -> "Digest":
+    def parse(cls, text: str) -> Digest:
         """`text` as a digest; InvalidReference for another algorithm, length or alphabet."""
         algorithm, colon, value = text.partition(":")
         length = _LENGTHS.get(algorithm)
@@ -38,7 +40,7 @@ class Digest(NamedTuple):
         return cls(algorithm, value)
 
     @classmethod
-    def of(cls, data: bytes, algorithm: str = "sha256") -> "Digest":
+    def of(cls, data: bytes, algorithm: str = "sha256") -> Digest:
         """The digest of `data`; `algorithm` is one that `parse` knows."""
         import hashlib
 

@@ -3,9 +3,14 @@
 Every function raises InvalidImage, naming `what` and the field, and nothing else.
 """
 
-from typing import Any
+from __future__ import annotations
 
 from hpcc.errors import InvalidImage
+from hpcc.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 MAX_DOCUMENT = 4 << 20
 """Bytes of a manifest, index or config: what registries accept (distribution specification, "Pushing Manifests")."""

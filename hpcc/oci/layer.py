@@ -12,19 +12,21 @@ OCI image specification, "Image Layer Filesystem Changeset". The rules that it l
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from hpcc import fstree
 from hpcc.errors import InvalidImage
 from hpcc.fstree import Node
 from hpcc.oci import tar
+from hpcc.records import NamedTuple
 
 HARDLINK, WHITEOUT, OPAQUE = 16, 17, 18
 """Kinds of entry beside those of fstree."""
 
 MAX_LINKS = 40  # as Linux
 MAX_NAME = 255  # as Linux; SquashFS has room for 256
-MAX_DEPTH = 512
+MAX_PATH = 4096  # PATH_MAX: nobody could unpack a longer one
+MAX_DEPTH = 512  # of a member's directory, also by way of symbolic links
 
 _KINDS = {
     tar.REGULAR: fstree.REGULAR,
@@ -76,9 +78,13 @@ def normalise(name: bytes) -> bytes:
         if len(part) > MAX_NAME or b"\0" in part:
             raise InvalidImage(f"member {show(name)} has a name that no filesystem can hold")
         parts.append(part)
-    if len(parts) > MAX_DEPTH:
-        raise InvalidImage(f"member {show(name)} lies more than {MAX_DEPTH} directories deep")
-    return b"/".join(parts)
+    path = b"/".join(parts)
+    if len(path) >= MAX_PATH or len(parts) > MAX_DEPTH:
+        raise InvalidImage(
+            f"member {show(name)} has a path of {len(path)} bytes in {len(parts)} parts",
+            hint=f"hpcc takes less than {MAX_PATH} bytes, as Linux, and at most {MAX_DEPTH} parts.",
+        )
+    return path
 
 
 def entry(member: tar.Member) -> Entry | None:
@@ -98,7 +104,7 @@ def entry(member: tar.Member) -> Entry | None:
     target = member.target
     if kind == HARDLINK:
         target = normalise(target)
-    elif kind == fstree.SYMLINK and not 0 < len(target) <= 4096:
+    elif kind == fstree.SYMLINK and not 0 < len(target) < MAX_PATH:
         raise InvalidImage(f"symbolic link {show(path)} has a target of {len(target)} bytes")
     xattrs = tuple(
         sorted((k, v) for k, v in member.xattrs.items() if k.startswith(_XATTRS) and not k.startswith(_OVERLAY_XATTRS))
@@ -111,6 +117,8 @@ def merge(layers: Iterable[Sequence[Entry]]) -> Node:
     """The tree of an image from the entries of its layers, lowest first. Pure; entries are not changed."""
     root = Node(fstree.DIRECTORY, 0o755)
     for entries in layers:
+        if any(item.kind in (WHITEOUT, OPAQUE) for item in entries):
+            _clear_replaced(root, entries)
         for item in entries:
             if item.kind in (WHITEOUT, OPAQUE):
                 _hide(root, item)
@@ -123,6 +131,22 @@ def merge(layers: Iterable[Sequence[Entry]]) -> Node:
 def show(path: bytes) -> str:
     """`path` for a message: printable, bounded."""
     return ascii(path.decode("utf-8", "surrogateescape"))[1:-1][:200]
+
+
+def _clear_replaced(root: Node, entries: Sequence[Entry]) -> None:
+    """Take away what a directory of this layer replaces.
+
+    Else a whiteout inside that directory would go through a lower symbolic link of that name and hide what lies
+    elsewhere: overlayfs marks a directory that replaces a link as opaque.
+    """
+    for item in entries:
+        if item.kind == fstree.DIRECTORY and item.path:
+            directory, _, name = item.path.rpartition(b"/")
+            parent = _resolve(root, directory, make=False)
+            if parent is not None and parent.children is not None:
+                old = parent.children.get(name)
+                if old is not None and old.kind != fstree.DIRECTORY:
+                    del parent.children[name]
 
 
 def _hide(root: Node, item: Entry) -> None:
@@ -210,6 +234,8 @@ def _resolve(root: Node, path: bytes, *, make: bool) -> Node | None:
         if child is None:
             if not make:
                 return None
+            if len(above) >= MAX_DEPTH:
+                raise InvalidImage(f"a member below {show(path)} lies more than {MAX_DEPTH} directories deep")
             child = node.children[name] = Node(fstree.DIRECTORY, 0o755)
         if child.kind == fstree.SYMLINK:
             links += 1

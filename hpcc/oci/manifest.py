@@ -3,12 +3,17 @@
 What a document is, its content tells, not the Content-Type that some server put on it.
 """
 
-from typing import Any, NamedTuple
+from __future__ import annotations
 
 from hpcc.errors import InvalidImage, InvalidReference, UnsupportedImage
 from hpcc.oci.digest import Digest
 from hpcc.oci.document import child, children, load_object, pairs, text, texts
 from hpcc.oci.platform import Platform
+from hpcc.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from typing import Any
+
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"

@@ -5,13 +5,16 @@ platforms compare equal: arm without a variant is v7; arm64's v8 and amd64's v1 
 meant without a variant, so they are dropped.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from __future__ import annotations
 
 from hpcc.errors import UnsupportedImage, UsageError
+from hpcc.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from hpcc.oci.manifest import Descriptor
+
 
 _SYSTEMS = frozenset(
     ("linux", "windows", "darwin", "freebsd", "netbsd", "openbsd", "solaris", "illumos", "aix", "wasip1")
@@ -39,7 +42,7 @@ class Platform(NamedTuple):
     variant: str = ""
 
     @classmethod
-    def of(cls, os: str, architecture: str, variant: str = "") -> "Platform":
+    def of(cls, os: str, architecture: str, variant: str = "") -> Platform:
         """The normal form of these three."""
         architecture = architecture.lower()
         alias, implied = _ALIASES.get(architecture, (architecture, ""))
@@ -53,7 +56,7 @@ class Platform(NamedTuple):
         return cls(os.lower(), alias, variant)
 
     @classmethod
-    def parse(cls, text: str) -> "Platform":
+    def parse(cls, text: str) -> Platform:
         """linux/arm64/v8, linux/amd64, arm/v7, arm64 or arm32v7; UsageError for anything else."""
         parts = text.split("/")
         if not all(part and part.isascii() and part.replace("_", "").replace("-", "").isalnum() for part in parts):
@@ -69,7 +72,7 @@ class Platform(NamedTuple):
         )
 
     @classmethod
-    def host(cls) -> "Platform":
+    def host(cls) -> Platform:
         """This machine's, by uname."""
         import os
 
@@ -94,7 +97,7 @@ def match_order(wanted: Platform) -> tuple[Platform, ...]:
     return tuple(Platform.of(os, architecture, f"v{n}") for n in range(int(number), oldest - 1, -1))
 
 
-def candidates(manifests: Iterable["Descriptor"], wanted: Platform) -> tuple["Descriptor", ...]:
+def candidates(manifests: Iterable[Descriptor], wanted: Platform) -> tuple[Descriptor, ...]:
     """The entries of an index that may serve `wanted`, best first.
 
     First those whose platform matches, by `match_order` and then in the index's order; then those
@@ -116,7 +119,7 @@ def candidates(manifests: Iterable["Descriptor"], wanted: Platform) -> tuple["De
     return tuple(entry[2] for entry in ranked)
 
 
-def select(manifests: Iterable["Descriptor"], wanted: Platform) -> "Descriptor":
+def select(manifests: Iterable[Descriptor], wanted: Platform) -> Descriptor:
     """The first of `candidates`; UnsupportedImage that lists what there is."""
     manifests = tuple(manifests)
     found = candidates(manifests, wanted)

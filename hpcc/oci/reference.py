@@ -8,10 +8,9 @@ docker.io, `library/` is implied there, and the tag is `latest` where there is n
 No regular expressions: this is on the way of each run, and `re` costs more than all of it.
 """
 
-from typing import NamedTuple
-
 from hpcc.errors import InvalidReference
 from hpcc.oci.digest import Digest
+from hpcc.records import NamedTuple
 
 DOCKER_HUB = "docker.io"
 _HUB_NAMES = frozenset(("docker.io", "index.docker.io", "registry-1.docker.io"))
@@ -159,7 +158,7 @@ def _check_repository(repository: str, text: str) -> None:
         if "A" <= character <= "Z":
             raise InvalidReference(
                 f"reference {text!r}: upper case {character!r} in the repository {repository!r}",
-                hint=f"Repositories are lower case: {repository.lower()}. (A registry has a dot or port: host:443/name.)",
+                hint=f"Repositories are lower case: {repository.lower()}. (A registry needs a dot or port: h:443/name.)",
             )
         if character not in _LOWER and character not in "._-/":
             raise InvalidReference(f"reference {text!r}: {character!r} cannot stand in a repository", hint=_EXAMPLE)

@@ -22,13 +22,15 @@ Names are bytes, whatever their encoding. Nothing is interpreted here: see layer
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from hpcc.errors import InvalidImage, UnsupportedImage
+from hpcc.records import NamedTuple
 
 BLOCK = 512
 MAX_EXTENDED = 1 << 20  # bytes of one PAX header or GNU long name; xattrs of Linux end at 64 KiB
-MAX_SPARSE = 1 << 40  # bytes of a sparse file: its holes cost memory in the tables, so somebody must set a bound
+MAX_SPARSE = (
+    1 << 40
+)  # bytes of an archive's sparse files: holes cost memory in the tables, so somebody must set a bound
 ZERO = bytes(BLOCK)
 
 REGULAR, HARDLINK, SYMLINK, CHAR, BLOCKDEV, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
@@ -100,15 +102,20 @@ class TarReader:
         self._padding = 0
         self._size = 0
         self._sparse: list[tuple[int, int]] | None = None
+        self._sparse_total = 0
 
     def __iter__(self) -> Iterator[Member]:
         defaults: dict[bytes, bytes] = {}
         while (header := self._header()) is not None:
             pax = dict(defaults)
             sparse_pairs: list[bytes] = []
+            room = 2 * MAX_EXTENDED
             while header[156:157] in (b"x", b"g", b"L", b"K"):
                 kind = header[156:157]
                 body = self._extended(header)
+                room -= BLOCK + len(body)
+                if room < 0:
+                    raise InvalidImage(f"a member with more than {2 * MAX_EXTENDED} bytes of extended headers")
                 if kind == b"L":
                     pax[b"path"] = body.split(b"\0", 1)[0]
                 elif kind == b"K":
@@ -117,11 +124,15 @@ class TarReader:
                     pax.update(_pax_records(body, sparse_pairs))
                 else:
                     defaults.update(_pax_records(body, []))
+                    if sum(len(key) + len(value) for key, value in defaults.items()) > MAX_EXTENDED:
+                        raise InvalidImage(f"global extended headers of more than {MAX_EXTENDED} bytes")
                     pax = {**defaults, **pax}
                 following = self._header()
                 if following is None:
                     raise InvalidImage("the archive ends after an extended header")
                 header = following
+            # An empty value deletes the key, also where a global header has it; an empty xattr is one.
+            pax = {key: value for key, value in pax.items() if value or key.startswith(b"SCHILY.xattr.")}
             yield self._member(header, pax, sparse_pairs)
 
     def blocks(self, block_size: int) -> Iterator[bytes]:
@@ -198,7 +209,7 @@ class TarReader:
 
     def _extended(self, header: bytes) -> bytes:
         size = _number(header[124:136], "size")
-        if size > MAX_EXTENDED:
+        if not 0 <= size <= MAX_EXTENDED:
             raise InvalidImage(f"an extended header of {size} bytes; hpcc accepts {MAX_EXTENDED}")
         self._begin(size)
         return b"".join(self.blocks(MAX_EXTENDED))
@@ -223,10 +234,9 @@ class TarReader:
         stored = _pax_number(pax, b"size") if b"size" in pax else _number(header[124:136], "size")
         if stored < 0:
             raise InvalidImage(f"{_show(name)}: a negative size")
-        # Links and devices have no data, but old archives give hard links a size (POSIX, ustar size).
-        has_data = member_type == REGULAR or (member_type == HARDLINK and b"size" in pax)
-        self._begin(stored if has_data else 0)
+        # Others than files have no data, whatever size old archives give to links; Docker reads them so too.
         size = stored if member_type == REGULAR else 0
+        self._begin(size)
         if kind == b"S":
             size = self._gnu_sparse(header, name)
         elif member_type == REGULAR and any(key.startswith(b"GNU.sparse.") for key in pax):
@@ -270,28 +280,35 @@ class TarReader:
             numbers = self._sparse_map(name)
         else:
             fields = pax[b"GNU.sparse.map"].split(b",") if b"GNU.sparse.map" in pax else pairs
-            numbers = [_decimal(field, "GNU.sparse.map") for field in fields if field]
+            numbers = [_decimal(field, "GNU.sparse.map") for field in fields]
         self._set_sparse(numbers, size, name)
         return size
 
     def _sparse_map(self, name: bytes) -> list[int]:
         """GNU.sparse 1.0: the map stands before the data, a number a line, padded to a block."""
-        text, count = b"", -1
-        while True:
-            lines = text.split(b"\n")
-            if count < 0 and len(lines) > 1:
-                count = _decimal(lines[0], "sparse map")
-                if count > MAX_EXTENDED:
-                    raise InvalidImage(f"{_show(name)}: a sparse file of {count} pieces")
-            if count >= 0 and len(lines) > 1 + 2 * count:
-                return [_decimal(line, "sparse map") for line in lines[1 : 1 + 2 * count]]
-            if len(text) > 32 * MAX_EXTENDED:
+        numbers: list[int] = []
+        wanted, rest = 1, b""
+        while len(numbers) < wanted:
+            if self._left < BLOCK or len(rest) > 20:
                 raise InvalidImage(f"{_show(name)}: the map of a sparse file does not end")
-            text += self._data(min(BLOCK if count < 0 else BLOCK * (1 + count // 16), self._left - self._left % BLOCK))
+            *lines, rest = (rest + self._data(BLOCK)).split(b"\n")
+            for line in lines:
+                if len(numbers) == wanted:
+                    break  # padding
+                numbers.append(_decimal(line, "sparse map"))
+                wanted = 1 + 2 * numbers[0]
+                if wanted > MAX_EXTENDED:
+                    raise InvalidImage(f"{_show(name)}: a sparse file of {numbers[0]} pieces")
+        return numbers[1:]
 
     def _set_sparse(self, numbers: list[int], size: int, name: bytes) -> None:
-        if size > MAX_SPARSE:
-            raise UnsupportedImage(f"{_show(name)}: a sparse file of {size} bytes; hpcc converts up to {MAX_SPARSE}")
+        if size < 0:
+            raise InvalidImage(f"{_show(name)}: a negative size")
+        self._sparse_total += size
+        if self._sparse_total > MAX_SPARSE:
+            raise UnsupportedImage(
+                f"{_show(name)}: a sparse file of {size} bytes; hpcc converts up to {MAX_SPARSE} in one layer"
+            )
         regions = [(at, length) for at, length in zip(numbers[::2], numbers[1::2], strict=False) if length]
         end = 0
         for at, length in regions:
@@ -340,7 +357,7 @@ def _mtime(pax: dict[bytes, bytes], field: bytes) -> int:
     if b"mtime" in pax:
         text = pax[b"mtime"]
         whole, _, fraction = text.partition(b".")
-        if not whole.lstrip(b"-").isdigit() or len(whole) > 20 or (fraction and not fraction.isdigit()):
+        if not whole.removeprefix(b"-").isdigit() or len(whole) > 20 or (fraction and not fraction.isdigit()):
             raise InvalidImage(f"an mtime of {text[:40]!r}")
         value = int(whole) - (1 if whole.startswith(b"-") and fraction.strip(b"0") else 0)
     else:
@@ -370,10 +387,8 @@ def _pax_records(body: bytes, sparse_pairs: list[bytes]) -> dict[bytes, bytes]:
             raise InvalidImage("a PAX record that does not parse")
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             sparse_pairs.append(value)
-            records[b"GNU.sparse.pairs"] = b""
-        elif value or key.startswith(b"SCHILY.xattr."):
-            records[key] = value
+            records[b"GNU.sparse.pairs"] = b"yes"
         else:
-            records.pop(key, None)  # an empty value deletes the key
+            records[key] = value
         at += length
     return records

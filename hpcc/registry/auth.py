@@ -5,10 +5,11 @@ RFC 9110, 11.6.1 (challenges), and the distribution project's token authenticati
     Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/debian:pull"
 """
 
-from typing import NamedTuple
+from hpcc.records import NamedTuple
 
 _TOKEN_CHARS = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-DEFAULT_EXPIRY = 60.0  # seconds, where the answer does not say
+_DEFAULT_EXPIRY = 60.0  # seconds, where the answer does not say
+_LONGEST_EXPIRY = 86400.0
 
 
 class Challenge(NamedTuple):
@@ -19,8 +20,27 @@ class Challenge(NamedTuple):
 
 
 class Token(NamedTuple):
+    """What a token service gave; `expires` is by time.monotonic()."""
+
     value: str
-    expires: float  # by time.monotonic()
+    expires: float
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Token":
+        """A token service's answer, {"token" or "access_token", "expires_in"}; ValueError where it is none."""
+        import json
+
+        try:
+            answer: Any = json.loads(data)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        value = (answer.get("token") or answer.get("access_token")) if isinstance(answer, dict) else None
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable() or " " in value:
+            raise ValueError("no token")
+        lifetime = answer.get("expires_in")
+        if not isinstance(lifetime, int | float) or not 0 < lifetime < _LONGEST_EXPIRY:
+            lifetime = _DEFAULT_EXPIRY
+        return cls(value, time.monotonic() + lifetime * 0.9)
 
 
 def parse_challenges(header: str) -> tuple[Challenge, ...]:
@@ -44,6 +64,24 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
         else:
             at = after + 1
     return tuple(found)
+
+
+def choose(challenges: Sequence[Challenge]) -> Challenge | None:
+    """The challenge to answer: Bearer before Basic; None where the registry takes neither."""
+    for scheme in ("bearer", "basic"):
+        for challenge in challenges:
+            if challenge.scheme == scheme:
+                return challenge
+    return None
+
+
+def token_query(challenge: Challenge, repository: str) -> dict[str, str]:
+    """The query that asks for a token to pull from `repository`."""
+    scope = challenge.parameters.get("scope", "")
+    if not scope or scope.startswith("repository:"):  # of the repository that was asked for first; others say "aws"
+        scope = f"repository:{repository}:pull"
+    service = challenge.parameters.get("service")
+    return {"service": service, "scope": scope} if service else {"scope": scope}
 
 
 def _skip(text: str, at: int) -> int:

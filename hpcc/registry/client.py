@@ -9,7 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -25,6 +25,7 @@ from hpcc.errors import (
 )
 from hpcc.oci.digest import Digest, Verifier
 from hpcc.oci.manifest import ACCEPT, Descriptor
+from hpcc.records import NamedTuple
 from hpcc.registry.auth import DEFAULT_EXPIRY, Challenge, Token, parse_challenges
 from hpcc.registry.credentials import Credentials
 from hpcc.registry.limits import RateLimit, parse_rate_limit, parse_retry_after

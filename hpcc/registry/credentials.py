@@ -7,7 +7,6 @@ $REGISTRY_AUTH_FILE; $DOCKER_CONFIG/config.json or ~/.docker/config.json
 """
 
 import base64
-import binascii
 import json
 import os
 from collections.abc import Mapping
@@ -28,6 +27,11 @@ class Credentials:
     def __init__(self, username: str, password: str) -> None:
         self.username, self.password = username, password
 
+    @property
+    def basic(self) -> str:
+        """The value of an Authorization header behind the word Basic (RFC 7617, in UTF-8)."""
+        return base64.b64encode(f"{self.username}:{self.password}".encode("utf-8", "surrogateescape")).decode()
+
     def __repr__(self) -> str:
         return f"Credentials({self.username!r}, …)"
 
@@ -38,10 +42,14 @@ class Credentials:
         return hash((self.username, self.password))
 
 
-def find_credentials(host: str, environ: Mapping[str, str], home: str) -> Credentials | None:
-    """The account for the registry `host`, or None. SettingsError for a file that does not parse."""
+def find_credentials(host: str, environ: Mapping[str, str], home: str, repository: str = "") -> Credentials | None:
+    """The account for `repository` at the registry `host`, or None. SettingsError for a file that does not parse.
+
+    Entries of a store may be for a part of a registry (`quay.io/group`); the longest that fits wins.
+    """
+    registry = canonical_registry(host)
     prefixes = ["HPCC_", "APPTAINER_", "SINGULARITY_"]
-    if canonical_registry(host) == DOCKER_HUB:
+    if registry == DOCKER_HUB:
         prefixes.append("")
     for prefix in prefixes:
         username = environ.get(f"{prefix}DOCKER_USERNAME")
@@ -49,47 +57,71 @@ def find_credentials(host: str, environ: Mapping[str, str], home: str) -> Creden
         if username and password:
             return Credentials(username, password)
     for path in _files(environ, home):
-        found = _from_file(path, canonical_registry(host))
+        found = _from_file(path, registry, repository)
         if found is not None:
             return found
     return None
 
 
 def _files(environ: Mapping[str, str], home: str) -> list[str]:
-    config = environ.get("DOCKER_CONFIG") or os.path.join(home, ".docker") if home else environ.get("DOCKER_CONFIG")
-    files = [environ.get("REGISTRY_AUTH_FILE"), os.path.join(config, "config.json") if config else None]
+    directory = environ.get("DOCKER_CONFIG") or (os.path.join(home, ".docker") if home else "")
+    files = [environ.get("REGISTRY_AUTH_FILE", ""), os.path.join(directory, "config.json") if directory else ""]
     return [path for path in files if path]
 
 
-def _from_file(path: str, host: str) -> Credentials | None:
+def _from_file(path: str, registry: str, repository: str) -> Credentials | None:
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise SettingsError(
+            f"cannot read the registry logins in {path}: {error.strerror}",
+            hint="Make it readable for you, or set DOCKER_CONFIG to another directory.",
+        ) from None
+    wrong = SettingsError(f"the registry logins in {path} do not parse", hint="Log in again, or remove the file.")
     try:
-        auths = json.loads(data).get("auths") or {}
-        entries = {_host_of(key): value for key, value in auths.items() if isinstance(value, dict)}
-    except (ValueError, AttributeError) as error:
-        raise SettingsError(f"{path} does not parse: {error}", hint="Log in again, or remove the file.") from None
-    entry = auths.get(_HUB_KEY) if host == DOCKER_HUB else None
-    return _decode(entry or entries.get(host), path)
+        document: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        raise wrong from None
+    auths = document.get("auths") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(auths, dict | None):
+        raise wrong
+    entries = {_scope(key): entry for key, entry in sorted((auths or {}).items())}
+    hub_entry = (auths or {}).get(_HUB_KEY)
+    if hub_entry:  # what docker login writes, before other spellings
+        entries[DOCKER_HUB] = hub_entry
+    scope = f"{registry}/{repository}".rstrip("/")
+    while scope:
+        found = _decode(entries.get(scope), path)
+        if found is not None:
+            return found
+        scope = scope.rpartition("/")[0]
+    return None
 
 
-def _host_of(key: str) -> str:
-    return canonical_registry(key.partition("://")[2].partition("/")[0] if "://" in key else key.partition("/")[0])
+def _scope(key: str) -> str:
+    """An entry's key as registry[/path]; the paths that Docker writes behind https:// are the API's, not a repository's."""
+    scheme, separator, rest = key.partition("://")
+    host, _, path = (rest if separator else scheme).strip("/").partition("/")
+    if separator and path in ("v1", "v2"):
+        path = ""
+    return f"{canonical_registry(host)}/{path}".rstrip("/")
 
 
 def _decode(entry: Any, path: str) -> Credentials | None:
+    """The account of an entry; None where it has none, as {} beside a credential helper."""
     if not isinstance(entry, dict):
         return None
-    if entry.get("username") and entry.get("password"):
-        return Credentials(str(entry["username"]), str(entry["password"]))
+    username, password = entry.get("username"), entry.get("password")
+    if username and password:
+        return Credentials(str(username), str(password))
     text = entry.get("auth")
     if not isinstance(text, str) or not text:
         return None
     try:
-        username, colon, password = base64.b64decode(text, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+        name, colon, secret = base64.b64decode(text, validate=True).decode().partition(":")
+    except ValueError:  # no base64, or no UTF-8 in it
         raise SettingsError(f"{path}: an `auth` that is no base64", hint="Log in again.") from None
-    return Credentials(username, password.rstrip("\0")) if colon else None
+    return Credentials(name, secret.rstrip("\0")) if colon else None

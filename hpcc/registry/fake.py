@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from hpcc.oci.digest import Digest
+from hpcc.records import NamedTuple
 
 _KIND = "application/vnd.oci.image."
 MANIFEST, INDEX, CONFIG, LAYER = (

@@ -7,11 +7,13 @@
   unpacked-v1/<identity>/     copies of images (unpack.py)
 """
 
+from __future__ import annotations
+
 import os
 import stat
-from collections.abc import Callable
 
 from hpcc.errors import CacheError, RuntimeUnavailable
+from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime import hold, plan
 from hpcc.runtime.host import Host, known_host
@@ -19,6 +21,9 @@ from hpcc.runtime.launch import Launcher
 from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung, mount_rootfs
 from hpcc.runtime.spec import Caller
 from hpcc.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def caller(settings: Settings) -> Caller:

@@ -8,8 +8,13 @@ HPCC_, APPTAINER_ and SINGULARITY_ variables of the host steer the runtime and s
 for what runs (APPTAINER_CONTAINER, …) are set, since scripts ask for them.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from __future__ import annotations
+
+from hpcc.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PREFIXES = ("SINGULARITYENV_", "APPTAINERENV_", "HPCCENV_")  # the last wins

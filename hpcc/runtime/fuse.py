@@ -9,8 +9,8 @@ the mount, and with it the daemon: also after kill -9.
 """
 
 import os
-from typing import NamedTuple
 
+from hpcc.records import NamedTuple
 from hpcc.runtime import _kernel as kernel
 
 

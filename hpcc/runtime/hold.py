@@ -11,13 +11,19 @@ A pid alone may be somebody else's by now, so the start time is compared through
 namespaces are opened relative to it. The holder goes when the file has been idle, or is gone.
 """
 
+from __future__ import annotations
+
 import fcntl
 import os
 import time
-from collections.abc import Callable
 
+from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime.fuse import close_all_but
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 PATIENCE = 10.0  # seconds until a holder must have mounted
 

@@ -5,13 +5,18 @@ namespaces to zero, some have a squashfuse without owners. So each fact is tried
 kept in the node directory until the next boot, or until a program that it depends on changes.
 """
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable
-from typing import NamedTuple
 
 from hpcc.errors import RuntimeUnavailable
+from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.runtime import _kernel as kernel
 from hpcc.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 _APPTAINER_LIBEXEC = (
     "/usr/libexec/apptainer/bin",

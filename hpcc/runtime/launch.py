@@ -7,17 +7,22 @@
 After Pivot the host's files are gone, so nothing may be imported any more from there on.
 """
 
+from __future__ import annotations
+
 import errno
 import os
-from collections.abc import Callable
 
 from hpcc.errors import CommandNotFound, HpccError, RuntimeUnavailable, UsageError
+from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime import plan
 from hpcc.runtime.host import Host, enter_user_namespace
 from hpcc.runtime.rootfs import RDONLY, Rootfs, Rung, bind, remount
 from hpcc.runtime.stage import make_points, resolve
 from hpcc.runtime.underlay import build_underlay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Launcher:

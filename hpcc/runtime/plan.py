@@ -4,8 +4,7 @@ Paths that operations name are paths in the container. The root filesystem of th
 of it, when the first operation runs (rootfs.py).
 """
 
-from typing import NamedTuple
-
+from hpcc.records import NamedTuple
 from hpcc.runtime.environment import script
 from hpcc.runtime.spec import Container
 

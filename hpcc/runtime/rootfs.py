@@ -13,9 +13,9 @@ What is mounted where, in a mount namespace of our own; the stage is a directory
 """
 
 import os
-from typing import NamedTuple
 
 from hpcc.errors import RuntimeUnavailable
+from hpcc.records import NamedTuple
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime.fuse import Daemon, start_daemon
 from hpcc.runtime.host import Host, enter_user_namespace, why_not

@@ -8,12 +8,17 @@ The modes and their meaning are Apptainer's:
     --compat        that, a writable root that is discarded, no init, umask 0022
 """
 
+from __future__ import annotations
+
 import posixpath
-from collections.abc import Mapping
-from typing import NamedTuple
 
 from hpcc.errors import UsageError
+from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.runtime.environment import RunConfig, container_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 _SYSTEM_DIRECTORIES = frozenset(
     (

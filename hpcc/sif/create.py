@@ -1,9 +1,9 @@
 """Laying out a new SIF, byte for byte as the reference library does it with a nil uuid and no clock."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from hpcc.errors import UnsupportedImage
+from hpcc.records import NamedTuple
 from hpcc.sif import descriptor, header
 from hpcc.sif.descriptor import GROUP, PARTITION, Descriptor
 from hpcc.sif.header import Header

@@ -11,9 +11,9 @@ The size with padding counts the bytes before the object too, from the end of th
 """
 
 import struct
-from typing import NamedTuple
 
 from hpcc.errors import InvalidImage
+from hpcc.records import NamedTuple
 from hpcc.sif.header import ZERO_TIME, encode_arch, parse_arch
 
 SIZE = 585

@@ -9,9 +9,9 @@
 """
 
 import struct
-from typing import NamedTuple
 
 from hpcc.errors import InvalidImage, UnsupportedImage
+from hpcc.records import NamedTuple
 
 SIZE = 128
 MAGIC = b"SIF_MAGIC\0"

@@ -1,12 +1,16 @@
 """Reading a SIF: two reads, the header and the table of descriptors."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from __future__ import annotations
 
 from hpcc.errors import InvalidImage
+from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.sif import descriptor, header
 from hpcc.sif.descriptor import PART_PRIMARY_SYSTEM, Descriptor
 from hpcc.sif.header import Header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 MOST_DESCRIPTORS = 4096  # the reference library writes 48
 

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from hpcc.cache.blobs import MAX_SIZE, read_blob
 from hpcc.cache.layout import Cache
@@ -20,6 +20,7 @@ from hpcc.oci.manifest import MAX_NESTING, Descriptor, Manifest, parse_manifest
 from hpcc.oci.platform import Platform, select
 from hpcc.oci.reference import Reference, api_host
 from hpcc.progress import Progress
+from hpcc.records import NamedTuple
 from hpcc.registry.client import Registry, fetch_blob
 from hpcc.registry.credentials import find_credentials
 from hpcc.settings import Settings

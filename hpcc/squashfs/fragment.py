@@ -7,7 +7,8 @@ record, 16 bytes    start u64 | size word u32, bit 24 set = stored uncompressed 
 
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from hpcc.records import NamedTuple
 
 SIZE = 16
 

@@ -18,10 +18,10 @@ has the minor's low byte, 12 bits of major, the rest of the minor.
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from hpcc.errors import InvalidImage
 from hpcc.fstree import BLOCK, CHAR, DIRECTORY, FIFO, REGULAR, SOCKET, SYMLINK
+from hpcc.records import NamedTuple
 from hpcc.squashfs.metadata import Cursor
 
 NO_FRAGMENT = 0xFFFFFFFF

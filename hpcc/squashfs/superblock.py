@@ -11,9 +11,9 @@ A table that the image does not have starts at ABSENT. Positions count from the 
 """
 
 import struct
-from typing import NamedTuple
 
 from hpcc.errors import InvalidImage, UnsupportedImage
+from hpcc.records import NamedTuple
 
 MAGIC = 0x73717368
 SIZE = 96

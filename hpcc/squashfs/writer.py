@@ -9,10 +9,10 @@ possible, one header.
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from hpcc.errors import InvalidImage, UnsupportedImage
 from hpcc.fstree import DIRECTORY, REGULAR, SYMLINK, Node
+from hpcc.records import NamedTuple
 from hpcc.squashfs import superblock as sb
 from hpcc.squashfs.compression import GZIP, XZ, ZSTD
 from hpcc.squashfs.directory import check_names, encode_listing
