@@ -11,7 +11,6 @@ import os
 from collections import deque
 
 from hpcc.records import TYPE_CHECKING, NamedTuple
-from hpcc.squashfs.compression import GZIP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +44,8 @@ def converter_id() -> str:
 
 def default_compressor() -> Compressor:
     """gzip by ISA-L level 2, which every kernel reads; zlib level 6 where isal has no wheel."""
+    from hpcc.squashfs.compression import GZIP
+
     try:
         from isal import isal_zlib
     except ImportError:

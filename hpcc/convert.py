@@ -17,11 +17,11 @@ from typing import BinaryIO
 from hpcc import fstree, metadata
 from hpcc.blocks import BLOCK_SIZE, Compressor
 from hpcc.errors import IntegrityError
-from hpcc.metadata import Origin
 from hpcc.oci import layer
 from hpcc.oci.compression import decompress
 from hpcc.oci.config import ImageConfig
 from hpcc.oci.digest import Digest
+from hpcc.origin import Origin
 from hpcc.pack import STORED_MASK, DataWriter, Pack, write_pack
 from hpcc.records import NamedTuple
 from hpcc.sif import create, descriptor

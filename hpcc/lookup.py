@@ -17,11 +17,11 @@ from hpcc.cache.layout import Cache
 from hpcc.cache.refs import Ref, read_ref
 from hpcc.errors import HpccError, InvalidImage
 from hpcc.local import Image, open_local
-from hpcc.metadata import Origin
 from hpcc.oci.digest import Digest
 from hpcc.oci.manifest import MAX_NESTING, Manifest, parse_manifest
 from hpcc.oci.platform import Platform, select
 from hpcc.oci.reference import Reference
+from hpcc.origin import Origin
 from hpcc.records import TYPE_CHECKING
 from hpcc.settings import Settings
 

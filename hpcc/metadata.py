@@ -20,7 +20,8 @@ from datetime import datetime
 from hpcc import fstree
 from hpcc.fstree import Node
 from hpcc.oci.config import ImageConfig
-from hpcc.records import TYPE_CHECKING, NamedTuple
+from hpcc.origin import Origin
+from hpcc.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,26 +30,6 @@ if TYPE_CHECKING:
 EPOCH = "1970-01-01T00:00:00Z"
 MARK = "hpcc.json"
 """Name of the SIF object by which hpcc knows a SIF of its own, and the name under which it stands in a cache."""
-
-
-class Origin(NamedTuple):
-    """Where an image comes from, as far as its bytes depend on it."""
-
-    name: str  # registry/repository
-    digest: str  # of the manifest for the platform
-    platform: str
-    converter: str  # id
-
-    @property
-    def reference(self) -> str:
-        return f"{self.name}@{self.digest}"
-
-    @property
-    def key(self) -> str:
-        """The name of the SIF in a cache: 64 hexadecimal digits."""
-        from hashlib import sha256
-
-        return sha256(json.dumps(["sif-v1", *self], separators=(",", ":")).encode()).hexdigest()
 
 
 def created(config: ImageConfig) -> tuple[str, int]:

@@ -6,10 +6,10 @@
 Each embeds the name under which it stands, so a hard link to another tag's ref is refused.
 """
 
-import json
 import os
 
 from hpcc.cache.layout import Cache
+from hpcc.quickjson import loads
 from hpcc.records import NamedTuple
 
 MAX_SIZE = 4096
@@ -43,13 +43,15 @@ def read_ref(cache: Cache, name: str, tag: str) -> Ref | None:
 
 def write_ref(cache: Cache, name: str, tag: str, ref: Ref) -> None:
     """Replace this user's ref of the tag. Atomic."""
+    import json
+
     data = json.dumps(ref._asdict(), separators=(",", ":")).encode()
     cache.write(os.path.join(cache.tag(name, tag), str(os.getuid())), data)
 
 
 def _parse(data: bytes, name: str) -> Ref | None:
     try:
-        ref = Ref(**json.loads(data))
+        ref = Ref(**loads(data))
         valid = ref.name == name and isinstance(ref.digest, str) and isinstance(ref.media_type, str)
         return ref if valid and ref.checked_at >= 0 and ref.size >= 0 else None
     except (ValueError, TypeError):

@@ -6,6 +6,7 @@ Every function raises InvalidImage, naming `what` and the field, and nothing els
 from __future__ import annotations
 
 from hpcc.errors import InvalidImage
+from hpcc.quickjson import loads
 from hpcc.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,11 +21,9 @@ def load_object(data: bytes, what: str) -> dict[str, Any]:
     """`data` as a JSON object."""
     if len(data) > MAX_DOCUMENT:
         raise InvalidImage(f"{what}: {len(data)} bytes, more than the {MAX_DOCUMENT} that one may have")
-    import json
-
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):  # also bytes that are no UTF-8, and numbers of too many digits
+        value = loads(data)
+    except ValueError:  # also bytes that are no UTF-8, and numbers of too many digits
         raise InvalidImage(
             f"{what}: not JSON, begins with {data[:40]!r}",
             hint="Does a registry answer there, or a proxy or login page?",

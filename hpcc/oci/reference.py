@@ -158,7 +158,7 @@ def _check_repository(repository: str, text: str) -> None:
         if "A" <= character <= "Z":
             raise InvalidReference(
                 f"reference {text!r}: upper case {character!r} in the repository {repository!r}",
-                hint=f"Repositories are lower case: {repository.lower()}. (A registry needs a dot or port: h:443/name.)",
+                hint=f"Repositories are lower case: {repository.lower()}. A registry has a dot or a port.",
             )
         if character not in _LOWER and character not in "._-/":
             raise InvalidReference(f"reference {text!r}: {character!r} cannot stand in a repository", hint=_EXAMPLE)

@@ -1,15 +1,16 @@
 """What a registry's answer means when it is no: one of hpcc's errors, with the registry's own words. Pure.
 
-    {"errors": [{"code": "DENIED", "message": "requested access to the resource is denied"}]}   distribution spec, "Error Codes"
-    {"details": "incorrect username or password"}                                               Docker Hub's token service
+{"errors": [{"code": "DENIED", "message": "requested access to the resource is denied"}]}   distribution spec, "Error Codes"
+{"details": "incorrect username or password"}                                               Docker Hub's token service
 """
 
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from hpcc.errors import AccessDenied, HpccError, ImageNotFound, RateLimited, RegistryError, RegistryUnavailable
 from hpcc.oci.reference import canonical_registry
+from hpcc.records import NamedTuple
 from hpcc.registry.credentials import Credentials
 from hpcc.registry.limits import RateLimit, find_retry_after
 
@@ -80,12 +81,12 @@ def to_error(
 def _login_hint(question: Question) -> str:
     if question.credentials is not None:
         return (
-            f"Asked as {question.credentials.username!r}. Is the password or token still good, may this account see it, "
-            "and is the name right?"
+            f"Asked as {question.credentials.username!r}. Is the password or token still good, may this account "
+            "see it, and is the name right?"
         )
     return (
-        "Asked without an account. Is the name right? Many registries answer so for what does not exist. If it is private: "
-        "`docker login`, or HPCC_DOCKER_USERNAME and HPCC_DOCKER_PASSWORD."
+        "Asked without an account. Is the name right? Many registries answer so for what does not exist. "
+        "If it is private: `docker login`, or HPCC_DOCKER_USERNAME and HPCC_DOCKER_PASSWORD."
     )
 
 

@@ -5,6 +5,14 @@ RFC 9110, 11.6.1 (challenges), and the distribution project's token authenticati
     Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/debian:pull"
 """
 
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
 from hpcc.records import NamedTuple
 
 _TOKEN_CHARS = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")

@@ -4,21 +4,24 @@ HEAD is free of Docker Hub's quota, a manifest GET is not; redirects of blobs go
 Authorization. All that the network can do wrong becomes one of hpcc's errors here.
 """
 
-import json
+import http.client
+import http.cookiejar
 import random
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
-from urllib.parse import urljoin, urlsplit
+from typing import Protocol
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
+import urllib3.exceptions
 
 from hpcc.errors import (
     AccessDenied,
     HpccError,
     ImageNotFound,
     IntegrityError,
+    InvalidReference,
     RateLimited,
     RegistryError,
     RegistryUnavailable,
@@ -26,18 +29,25 @@ from hpcc.errors import (
 from hpcc.oci.digest import Digest, Verifier
 from hpcc.oci.manifest import ACCEPT, Descriptor
 from hpcc.records import NamedTuple
-from hpcc.registry.auth import DEFAULT_EXPIRY, Challenge, Token, parse_challenges
+from hpcc.registry.answers import Question, to_error, words
+from hpcc.registry.auth import Challenge, Token, choose, parse_challenges, token_query
 from hpcc.registry.credentials import Credentials
-from hpcc.registry.limits import RateLimit, parse_rate_limit, parse_retry_after
+from hpcc.registry.limits import RateLimit, find_retry_after, parse_rate_limit
 
 CHUNK = 1 << 20
 MAX_MANIFEST = 4 << 20
-MAX_ERROR = 64 << 10
+MAX_WORDS = 64 << 10  # of an error's body, or of a redirect's, that is read
 MAX_REDIRECTS = 5
 TRIES = 4  # at a request that failed for a reason that passes
-BLOB_TRIES = 6  # at a blob, each from where the last one broke off
+BLOB_TRIES = 5  # at a blob, each from where the last one broke off, while it does not get ahead by CHUNK
 PAUSE = 0.3  # seconds before the second try; doubled each time, with jitter
+LONGEST_WAIT = 10.0  # seconds that a registry may ask us to wait without getting an error out of it
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
+_BROKEN = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
+
+
+class Interrupted(RegistryUnavailable):
+    """A connection that stood has broken: worth another try at once."""
 
 
 class Resolved(NamedTuple):
@@ -57,7 +67,11 @@ class Sink(Protocol):
 
 
 class Registry:
-    """One registry. Safe to use from several threads; tokens are shared and fetched once."""
+    """One registry. Safe to use from several threads; tokens are shared, and fetched once.
+
+    host is the API's (`Reference.api_host`), with a port where one was given. timeout is for the connection and for
+    each answer, in seconds. Proxies and the CA come from the environment, as requests does it; ~/.netrc does not count.
+    """
 
     def __init__(
         self,
@@ -69,257 +83,335 @@ class Registry:
         timeout: tuple[float, float] = (3.0, 30.0),
     ) -> None:
         self.host, self.credentials = host, credentials
-        self.limits: RateLimit | None = None  # what the last answer said of the quota
-        self._reached = False  # only a registry that has answered once is asked again when a connection fails
-        self._base = f"{'http' if http else 'https'}://{host}"
+        self.limits: RateLimit | None = None  # what the last answer that had it said of the quota
         self._http, self._timeout = http, timeout
+        self._base = f"{'http' if http else 'https'}://{host}"
         self._headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
         self._local = threading.local()
+        self._sessions: list[requests.Session] = []
+        self._reached = False  # only a registry that has answered once is asked again when nothing answers
+        self._lock = threading.Lock()  # of what follows
+        self._challenge: Challenge | None = None
         self._tokens: dict[tuple[str, bool], Token] = {}
-        self._challenges: tuple[Challenge, ...] | None = None
-        self._lock = threading.Lock()
         self._private: set[str] = set()  # repositories that only credentials could see
+        self._refused = False  # the credentials are of no use, and the image is public
+        self._kept: tuple[str, Digest, bytes] | None = None  # a manifest that `resolve` had to fetch
+
+    def __enter__(self) -> "Registry":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections. The registry can still be used; it makes new ones."""
+        with self._lock:
+            sessions, self._sessions, self._local = self._sessions, [], threading.local()
+        for session in sessions:
+            session.close()
+
+    # What one can ask for
 
     def resolve(self, repository: str, reference: str) -> Resolved:
-        """What the tag or digest names, by HEAD. Without credentials first, so that public images are known as such."""
-        path = f"/v2/{repository}/manifests/{reference}"
-        private = False
+        """What the tag or digest names, by HEAD. Without credentials first, so that public images are known as such.
+
+        Where the anonymous quota is spent, credentials are used too; the image then counts as private, since nobody
+        can tell. A registry that names no digest is asked by one GET, which counts; `manifest` then has it already.
+        """
         try:
-            response = self._request("HEAD", path, repository, anonymous=True, accept=ACCEPT)
-        except (AccessDenied, ImageNotFound):
+            return Resolved(self._resolve(repository, reference, anonymous=True), False)
+        except (AccessDenied, ImageNotFound, RateLimited):
             if self.credentials is None:
                 raise
-            response = self._request("HEAD", path, repository, accept=ACCEPT)
-            private = True
+        with self._lock:
             self._private.add(repository)
-        text = response.headers.get("Docker-Content-Digest", "")
-        media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
-        size = response.headers.get("Content-Length", "0")
-        if not text:  # then there is no other way than a GET, which counts
-            data = self._manifest(repository, reference)
-            return Resolved(Descriptor(media_type, Digest.of(data), len(data)), private)
-        return Resolved(Descriptor(media_type, Digest.parse(text), int(size) if size.isdigit() else 0), private)
+        return Resolved(self._resolve(repository, reference, anonymous=False), True)
+
+    def _resolve(self, repository: str, reference: str, *, anonymous: bool) -> Descriptor:
+        wanted = Digest.parse(reference) if ":" in reference else None
+        path = f"/v2/{repository}/manifests/{reference}"
+        what = f"image {reference}"
+        headers: Mapping[str, str] = {}
+        try:
+            with self._request("HEAD", path, repository, what, anonymous=anonymous, accept=ACCEPT) as response:
+                headers = response.headers
+                _drain(response)
+        except (AccessDenied, ImageNotFound, RateLimited, RegistryUnavailable):
+            raise
+        except RegistryError:  # 405: a registry without HEAD
+            pass
+        media_type = headers.get("Content-Type", "").partition(";")[0].strip()[:255]
+        length = headers.get("Content-Length", "")
+        size = int(length) if length.isascii() and length.isdigit() and len(length) < 10 else 0
+        try:
+            found = Digest.parse(headers.get("Docker-Content-Digest", ""))
+        except InvalidReference:
+            found = None
+        if wanted is not None:  # else whoever runs the registry could answer for a pinned digest with another one
+            if found is not None and found.algorithm == wanted.algorithm and found != wanted:
+                raise IntegrityError(f"{self.host}/{repository}: asked for {wanted}, the registry answers with {found}")
+            found = wanted
+        if found is None:
+            data, media_type = self._get_manifest(repository, reference)
+            found, size = Digest.of(data), len(data)
+            self._kept = (repository, found, data)
+        return Descriptor(media_type, found, size)
 
     def manifest(self, repository: str, digest: Digest) -> bytes:
-        """The manifest or index with this digest, verified."""
-        data = self._manifest(repository, str(digest))
-        verifier = Verifier(digest, None, f"manifest {digest} of {self.host}/{repository}")
-        verifier.update(data)
-        verifier.finish()
-        return data
+        """The manifest or index with this digest, verified. IntegrityError after the second time that it is wrong."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[:2] == (repository, digest):
+            return kept[2]
+        error: HpccError | None = None
+        for _ in range(2):
+            verifier = Verifier(digest, None, f"manifest {digest} of {self.host}/{repository}")
+            try:
+                data, _ = self._get_manifest(repository, str(digest))
+                verifier.update(data)
+                verifier.finish()
+            except (IntegrityError, Interrupted) as wrong:
+                error = wrong
+            else:
+                return data
+        assert error is not None
+        raise error
 
-    def _manifest(self, repository: str, reference: str) -> bytes:
+    def _get_manifest(self, repository: str, reference: str) -> tuple[bytes, str]:
         path = f"/v2/{repository}/manifests/{reference}"
-        with self._request("GET", path, repository, accept=ACCEPT) as response:
-            data = _read(response, MAX_MANIFEST + 1, self.host)
+        with self._request("GET", path, repository, f"image {reference}", accept=ACCEPT) as response:
+            data = self._read(response, MAX_MANIFEST + 1)
+            media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()[:255]
         if len(data) > MAX_MANIFEST:
             raise IntegrityError(f"{self.host}/{repository}: a manifest of more than {MAX_MANIFEST} bytes")
-        return data
+        return data, media_type
 
     def blob(self, repository: str, descriptor: Descriptor, offset: int = 0) -> "Blob":
         """A blob from `offset` on; where the registry cannot resume, `Blob.offset` is 0. Not verified. To be closed."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        path = f"/v2/{repository}/blobs/{descriptor.digest}"
-        response = self._request("GET", path, repository, headers=headers)
-        served = 0
-        if response.status_code == 206:
-            start = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
-            if start != str(offset):
-                response.close()
-                return self.blob(repository, descriptor)
-            served = offset
-        return Blob(response, served, self.host)
+        path, what = f"/v2/{repository}/blobs/{descriptor.digest}", f"layer {descriptor.digest}"
+        if offset:
+            resumed = self._request("GET", path, repository, what, span=f"bytes={offset}-")
+            if resumed.status_code == 200:  # it does not know Range
+                return Blob(resumed, 0, self.host)
+            span = resumed.headers.get("Content-Range", "")
+            if resumed.status_code == 206 and span.startswith(f"bytes {offset}-"):
+                if span.rpartition("/")[2] in ("*", str(descriptor.size)):
+                    return Blob(resumed, offset, self.host)
+            resumed.close()
+        response = self._request("GET", path, repository, what)
+        if response.status_code != 200:
+            response.close()
+            raise RegistryError(f"{self.host} answers {response.status_code} to a request for all of {what}")
+        return Blob(response, 0, self.host)
+
+    # One question, with authorisation
 
     def _request(
         self,
         method: str,
         path: str,
         repository: str,
+        what: str,
         *,
         anonymous: bool = False,
         accept: str = "*/*",
-        headers: Mapping[str, str] = {},
+        span: str = "",
     ) -> requests.Response:
-        """A request with whatever authorisation is needed; retried where that helps; an answer that is no error."""
-        anonymous = anonymous or self.credentials is None
-        response: requests.Response | None = None
-        for attempt in range(TRIES):
-            if attempt:
-                time.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+        """A good answer, 200 or 206 (416 too where a span was asked for); everything else is an error."""
+        headers = {"Accept": accept, **({"Range": span} if span else {})}
+        login = None if anonymous or self._refused else self.credentials
+        try:
+            return self._authorised(method, path, headers, Question(self.host, repository, what, login))
+        except AccessDenied as denied:
+            # An old password must not stand before an image that everybody may have.
+            if login is None or repository in self._private:
+                raise
             try:
-                response = self._authorised(method, path, repository, anonymous, {"Accept": accept, **headers})
-            except RegistryUnavailable:
-                if attempt == TRIES - 1 or not self._reached:
-                    raise
-                continue
-            if response.status_code < 500:
-                break
-        assert response is not None
-        self._note_limits(response)
-        if response.status_code in (200, 206):
-            return response
-        with response:
-            raise self._error(response, method, repository, path)
+                response = self._authorised(method, path, headers, Question(self.host, repository, what, None))
+            except (AccessDenied, ImageNotFound):
+                raise denied from None
+        self._refused = True
+        return response
 
     def _authorised(
-        self, method: str, path: str, repository: str, anonymous: bool, headers: Mapping[str, str]
+        self, method: str, path: str, headers: Mapping[str, str], question: Question
     ) -> requests.Response:
-        authorisation = self._authorisation(repository, anonymous)
-        response = self._send(method, self._base + path, {**headers, **authorisation})
-        if response.status_code != 401:
+        used = self._authorisation(question, None)
+        response = self._send(method, self._base + path, {**headers, **used})
+        if response.status_code == 401 and _origin(response.url) == _origin(self._base):
+            challenge = choose(parse_challenges(response.headers.get("WWW-Authenticate", "")))
+            if challenge is not None:
+                with self._lock:
+                    self._challenge = challenge
+                renewed = self._authorisation(question, used.get("Authorization", ""))
+                if renewed and renewed != used:
+                    _drain(response)
+                    response.close()
+                    response = self._send(method, self._base + path, {**headers, **renewed})
+        self.limits = parse_rate_limit(response.headers) or self.limits
+        status = response.status_code
+        if status in (200, 206) or (status == 416 and "Range" in headers):
             return response
-        challenges = parse_challenges(response.headers.get("WWW-Authenticate", ""))
-        if not challenges:
-            return response
-        with self._lock:
-            self._challenges = challenges
-            self._tokens.pop((repository, anonymous), None)
-        renewed = self._authorisation(repository, anonymous)
-        if not renewed or renewed == authorisation:
-            return response
-        response.close()
-        return self._send(method, self._base + path, {**headers, **renewed})
+        raise self._error(response, question)
 
-    def _authorisation(self, repository: str, anonymous: bool) -> dict[str, str]:
-        """The header for a request, by the challenge that the registry last made."""
-        with self._lock:
-            for challenge in self._challenges or ():
-                if challenge.scheme == "bearer":
-                    token = self._tokens.get((repository, anonymous))
-                    if token is None or token.expires < time.monotonic():
-                        token = self._tokens[repository, anonymous] = self._token(challenge, repository, anonymous)
-                    return {"Authorization": f"Bearer {token.value}"}
-                if challenge.scheme == "basic" and not anonymous and self.credentials is not None:
-                    return {"Authorization": requests.auth._basic_auth_str(*_pair(self.credentials))}
-        return {}
+    def _authorisation(self, question: Question, refused: str | None) -> dict[str, str]:
+        """The header for a question, by the registry's challenge; never the `refused` token again.
 
-    def _token(self, challenge: Challenge, repository: str, anonymous: bool) -> Token:
-        """Ask the token service that the challenge names."""
+        Threads wait here for the one that fetches the token.
+        """
+        with self._lock:
+            challenge, login = self._challenge, question.credentials
+            if challenge is not None and challenge.scheme == "basic" and login is not None:
+                return {"Authorization": f"Basic {login.basic}"}
+            if challenge is None or challenge.scheme != "bearer":
+                return {}
+            key = (question.repository, login is None)
+            token = self._tokens.get(key)
+            if token is None or token.expires < time.monotonic() or refused == f"Bearer {token.value}":
+                token = self._tokens[key] = self._fetch_token(challenge, question)
+            return {"Authorization": f"Bearer {token.value}"}
+
+    def _fetch_token(self, challenge: Challenge, question: Question) -> Token:
+        """Ask the token service that the challenge names, which may be at another host."""
         realm = challenge.parameters.get("realm", "")
-        if urlsplit(realm).scheme not in (("https", "http") if self._http else ("https",)):
+        parts = _split(realm)
+        if parts is None or not self._is_safe(parts):
             raise RegistryError(
-                f"{self.host} sends us to {realm!r} for a token, which is not a safe place",
-                hint="Use --no-https only for registries that you trust on the way as well.",
+                f"{self.host} sends us for a token to {realm[:100]!r}, which is no https address",
+                hint="hpcc gives no password to plain http, unless the registry itself is talked to so (--no-https).",
             )
-        parameters = {"scope": challenge.parameters.get("scope", f"repository:{repository}:pull")}
-        if service := challenge.parameters.get("service"):
-            parameters["service"] = service
-        headers = {}
-        if not anonymous and self.credentials is not None:
-            headers["Authorization"] = requests.auth._basic_auth_str(*_pair(self.credentials))
-        with self._send("GET", realm, headers, parameters) as response:
+        login = question.credentials
+        headers = {"Authorization": f"Basic {login.basic}"} if login else {}
+        query = token_query(challenge, question.repository)
+        with self._send("GET", realm, headers, query) as response:
+            service = question._replace(what=f"token at {parts.hostname}")
+            if response.status_code == 404:
+                raise RegistryError(f"{self.host} sends us for a token to {parts.hostname}, which has none (404)")
             if response.status_code != 200:
-                raise self._error(response, "GET", repository, "token")
-            try:
-                answer = json.loads(_read(response, MAX_MANIFEST, self.host))
-                value = answer.get("token") or answer["access_token"]
-                lifetime = float(answer.get("expires_in") or DEFAULT_EXPIRY)
-            except (ValueError, KeyError, AttributeError, TypeError):
-                raise RegistryError(f"{urlsplit(realm).netloc} answered without a token") from None
-        return Token(str(value), time.monotonic() + lifetime * 0.9)
+                raise self._error(response, service)
+            data = self._read(response, MAX_MANIFEST)
+        try:
+            return Token.parse(data)
+        except ValueError:
+            raise RegistryError(f"{parts.hostname} answered without a token for {question.name}") from None
+
+    def _error(self, response: requests.Response, question: Question) -> HpccError:
+        said = self._words(response, question.credentials)
+        response.close()
+        return to_error(response.status_code, response.headers, said, question, self.limits)
+
+    # One exchange, with patience
 
     def _send(
-        self, method: str, url: str, headers: Mapping[str, str], parameters: Mapping[str, str] | None = None
+        self, method: str, url: str, headers: Mapping[str, str], query: Mapping[str, str] | None = None
     ) -> requests.Response:
-        """One request, redirects followed without Authorization for another origin."""
-        session = self._session()
-        origin = urlsplit(url)[:2]
-        sent = {**self._headers, **headers}
-        for _ in range(MAX_REDIRECTS):
+        """The answer, whatever its status, after redirects and, where that helps, after more tries."""
+        for attempt in range(TRIES):
+            last = attempt == TRIES - 1
+            pause = PAUSE * 2**attempt * random.uniform(0.5, 1.5)
             try:
-                response = session.request(
-                    method,
-                    url,
-                    headers=sent,
-                    params=parameters,
-                    timeout=self._timeout,
-                    stream=True,
-                    allow_redirects=False,
-                )
-            except requests.exceptions.RequestException as error:
-                raise self._unreachable(error, urlsplit(url).netloc) from None
-            self._reached = True
+                response = self._follow(method, url, headers, query)
+            except Interrupted:
+                if last:
+                    raise
+            else:
+                if response.status_code != 429 and response.status_code < 500:
+                    return response
+                # A quota that is spent does not come back in seconds, and Docker Hub names no time; Quay and GHCR do.
+                wait = find_retry_after(response.headers, "", time.time())
+                if last or (wait is None and response.status_code == 429) or (wait or 0) > LONGEST_WAIT:
+                    return response
+                response.close()
+                pause += wait or 0
+            time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], query: Mapping[str, str] | None
+    ) -> requests.Response:
+        """One request and its redirects; Authorization goes to the origin (scheme, host, port) of `url` alone."""
+        origin, sent = _origin(url), {**self._headers, **headers}
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._exchange(method, url, sent, query)
             if response.status_code not in _REDIRECTS:
                 return response
-            with response:
-                url, parameters = urljoin(url, response.headers.get("Location", "")), None
-            scheme, netloc = urlsplit(url)[:2]
-            if scheme not in ("https", "http") or (scheme == "http" and not self._http):
-                raise RegistryError(f"{self.host} redirects to {scheme}://{netloc}, which is not safe")
-            if (scheme, netloc) != origin:
-                sent = {name: value for name, value in sent.items() if name != "Authorization"}
-        raise RegistryError(f"{self.host} redirects in circles")
+            _drain(response)
+            response.close()
+            url, query = _join(url, response.headers.get("Location", "")), None
+            parts = _split(url)
+            if parts is None or not self._is_safe(parts):
+                where = f"{parts.scheme}://{parts.hostname or ''}" if parts else "something that is no address"
+                raise RegistryError(f"{self.host} redirects to {where}, where hpcc does not go")
+            if _origin(url) != origin:
+                sent.pop("Authorization", None)
+        raise RegistryError(f"{self.host} redirects more than {MAX_REDIRECTS} times")
+
+    def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], query: Mapping[str, str] | None
+    ) -> requests.Response:
+        try:
+            response = self._session().request(
+                method, url, headers=headers, params=query, timeout=self._timeout, stream=True, allow_redirects=False
+            )
+        except _BROKEN as error:
+            raise self._unreachable(error, url) from None
+        self._reached = True
+        return response
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = requests.Session()
             session.auth = _no_auth  # else requests looks for a ~/.netrc
+            session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+            with self._lock:
+                self._sessions.append(session)
         return session
 
-    def _note_limits(self, response: requests.Response) -> None:
-        limits = parse_rate_limit(response.headers)
-        if limits is not None:
-            self.limits = limits
+    def _is_safe(self, parts: SplitResult) -> bool:
+        return bool(parts.hostname) and parts.scheme in (("https", "http") if self._http else ("https",))
 
-    def _unreachable(self, error: requests.exceptions.RequestException, host: str) -> RegistryUnavailable:
-        text = str(error)
+    def _read(self, response: requests.Response, limit: int) -> bytes:
+        try:
+            return bytes(response.raw.read(limit))
+        except _BROKEN:
+            raise Interrupted(f"{self.host}: the connection broke in the middle of an answer") from None
+
+    def _words(self, response: requests.Response, credentials: Credentials | None) -> str:
+        try:
+            return words(self._read(response, MAX_WORDS), credentials)
+        except Interrupted:
+            return ""
+
+    def _unreachable(self, error: Exception, url: str) -> RegistryUnavailable:
+        """What a failed connection means: Interrupted where another try may help."""
+        parts, text = _split(url), str(error)
+        host = (parts.netloc.rpartition("@")[2] if parts else "") or self.host
+        hint = "Is the name right, and is there a network (or a proxy) on this host?"
         if isinstance(error, requests.exceptions.SSLError):
-            if "WRONG_VERSION_NUMBER" in text or "record layer" in text.lower():
+            if "CERTIFICATE_VERIFY_FAILED" in text or "doesn't match" in text:
                 return RegistryUnavailable(
-                    f"{host} does not speak https", hint="If it is meant to be so: --no-https, or HPCC_INSECURE."
+                    f"cannot reach {host}: its certificate is not one that this host trusts",
+                    hint="If it is your site's own: name the file of the site's CA in REQUESTS_CA_BUNDLE.",
                 )
             return RegistryUnavailable(
-                f"{host}: its certificate is not accepted", hint="Name your site's CA in REQUESTS_CA_BUNDLE."
+                f"cannot reach {host}: it does not speak https", hint="If it is meant to speak plain http: --no-https."
             )
-        if "Name or service not known" in text or "NameResolution" in text or "resolve" in text:
-            why = "its name is not known"
-        elif isinstance(error, requests.exceptions.Timeout):
-            why = "it does not answer"
-        elif "refused" in text:
-            why = "it refuses connections"
+        if isinstance(error, requests.exceptions.ProxyError):
+            return RegistryUnavailable(
+                f"cannot reach {host}: the proxy that HTTPS_PROXY or HTTP_PROXY names does not let us through",
+                hint="Is the proxy right? NO_PROXY names the hosts that are reached without it.",
+            )
+        if "NameResolution" in text or "Name or service not known" in text or "Failed to resolve" in text:
+            return RegistryUnavailable(f"cannot reach {host}: no such host", hint=hint)
+        if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
+            return RegistryUnavailable(f"cannot reach {host}: that is no host name", hint=hint)
+        if isinstance(error, requests.exceptions.Timeout):
+            why, broken = "it does not answer", self._reached
+        elif "NewConnectionError" in text or "refused" in text or "unreachable" in text:
+            why, broken = "it refuses connections" if "refused" in text else "no way leads there", self._reached
         else:
-            why = "the connection broke"
-        return RegistryUnavailable(
-            f"cannot reach {host}: {why}", hint="Is the name right, and is there a network (or a proxy) on this host?"
-        )
-
-    def _error(self, response: requests.Response, method: str, repository: str, path: str) -> HpccError:
-        """What an answer that is an error means."""
-        code = response.status_code
-        said = _words(response) if method != "HEAD" else ""
-        name = f"{self.host}/{repository}"
-        if code in (401, 403):
-            said = said or ("unauthorized: authentication required" if code == 401 else "denied: access is denied")
-            account = f"as {self.credentials.username}" if self.credentials else "without an account"
-            return AccessDenied(
-                f"{name}: {said} ({code}, {account})",
-                hint="Does it exist, and may you see it? Log in with docker, or set HPCC_DOCKER_USERNAME, _PASSWORD.",
-            )
-        if code == 404:
-            what = path.rpartition("/")[2]
-            kind = "layer" if "/blobs/" in path else "image"
-            return ImageNotFound(
-                f"{name}: there is no {kind} {what}" + (f" ({said})" if said else ""),
-                hint="Look at the name and the tag.",
-            )
-        if code == 429:
-            return self._rate_limited(response, said)
-        if code >= 500:
-            return RegistryUnavailable(f"{self.host} answers {code} {said}".rstrip(), hint="Try again later.")
-        return RegistryError(f"{self.host} answers {code} to {method} {path} {said}".rstrip())
-
-    def _rate_limited(self, response: requests.Response, said: str) -> RateLimited:
-        wait = parse_retry_after(response.headers.get("Retry-After", ""), time.time())
-        limits = parse_rate_limit(response.headers) or self.limits
-        quota = f" The quota: {limits}." if limits else ""
-        until = f"wait until {time.strftime('%H:%M', time.localtime(time.time() + wait))}" if wait else "wait"
-        if not wait and limits and limits.window:
-            until = f"wait, at most {limits.window / 3600:g} h"
-        return RateLimited(
-            f"{self.host} has had enough of us (429): {said or 'too many requests'}.{quota}",
-            hint=f"Three ways out: log in (an account has a quota of its own), use a mirror, or {until}.",
-        )
+            why, broken = "the connection broke", True
+        return (Interrupted if broken else RegistryUnavailable)(f"cannot reach {host}: {why}", hint=hint)
 
 
 class Blob:
@@ -332,17 +424,18 @@ class Blob:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._response.close()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Chunks of at most 1 MiB. RegistryUnavailable where the connection breaks."""
+        """Chunks of at most 1 MiB. Interrupted, a RegistryUnavailable, where the connection breaks."""
         try:
             while data := self._response.raw.read(CHUNK):
                 yield data
-        except Exception as error:
-            if not _is_network(error):
-                raise
-            raise RegistryUnavailable(f"{self._host}: the connection broke in the middle of a layer") from None
+        except _BROKEN:
+            raise Interrupted(f"{self._host}: the connection broke in the middle of a layer") from None
 
 
 def fetch_blob(registry: Registry, repository: str, descriptor: Descriptor, sink: Sink) -> None:
@@ -352,75 +445,70 @@ def fetch_blob(registry: Registry, repository: str, descriptor: Descriptor, sink
     """
     what = f"{descriptor.digest} of {registry.host}/{repository}"
     verifier = Verifier(descriptor.digest, descriptor.size, what)
-    wrong = 0
-    failure: HpccError | None = None
-    for attempt in range(BLOB_TRIES):
-        if attempt:
-            time.sleep(PAUSE * min(2 ** (attempt - 1), 8) * random.uniform(0.5, 1.5))
+    wrong = broken = best = 0
+    while True:
+        blob = registry.blob(repository, descriptor, verifier.seen)
         try:
-            with registry.blob(repository, descriptor, verifier.seen) as blob:
+            with blob:
                 if blob.offset != verifier.seen:
                     sink.restart()
                     verifier = Verifier(descriptor.digest, descriptor.size, what)
                 for data in blob:
                     verifier.update(data)
                     sink.write(data)
-            if verifier.seen < descriptor.size:
-                raise RegistryUnavailable(f"{what}: {verifier.seen} of {descriptor.size} bytes came")
             verifier.finish()
             return
-        except RegistryUnavailable as error:
-            failure = error
+        except Interrupted:
+            # Counted only while nothing is won, so that a long download survives many cuts, and an endless one ends.
+            broken = broken + 1 if verifier.seen < best + CHUNK else 1
+            best = max(best, verifier.seen)
+            if broken == BLOB_TRIES:
+                raise RegistryUnavailable(
+                    f"{what}: only {verifier.seen} of {descriptor.size} bytes came, in {BLOB_TRIES} tries at the rest",
+                    hint="Try again later.",
+                ) from None
+            if verifier.seen != descriptor.size:
+                time.sleep(PAUSE * 2 ** (broken - 1) * random.uniform(0.5, 1.5))
+                continue
+            verifier = _finished(verifier)
         except IntegrityError as error:
             wrong += 1
             if wrong == 2:
                 raise IntegrityError(
-                    error.message, hint="The registry, or a proxy on the way, altered it. Ask whoever runs it."
+                    error.message, hint="The registry, or a proxy on the way, alters it. Ask whoever runs it."
                 ) from None
             sink.restart()
             verifier = Verifier(descriptor.digest, descriptor.size, what)
-            failure = error
-    if verifier.seen < descriptor.size and isinstance(failure, RegistryUnavailable):
-        raise RegistryUnavailable(
-            f"{what}: only {verifier.seen} of {descriptor.size} bytes came in {BLOB_TRIES} attempts",
-            hint="Try again later.",
-        )
-    raise failure or IntegrityError(f"{what} did not come whole")
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _pair(credentials: Credentials) -> tuple[str, str]:
-    return credentials.username, credentials.password
-
-
-def _is_network(error: BaseException) -> bool:
-    return isinstance(error, requests.exceptions.RequestException | OSError) or type(error).__module__.startswith(
-        "urllib3"
-    )
-
-
-def _read(response: requests.Response, limit: int, host: str) -> bytes:
+def _split(url: str) -> SplitResult | None:
+    """The parts of an address from outside; None where it is none."""
     try:
-        return bytes(response.raw.read(limit))
-    except Exception as error:
-        if not _is_network(error):
-            raise
-        raise RegistryUnavailable(f"{host}: the connection broke") from None
+        parts = urlsplit(url)
+        return parts if parts.port != 0 else None  # `port` raises for what is no number
+    except ValueError:
+        return None
 
 
-def _words(response: requests.Response) -> str:
-    """The registry's own words: {"errors": [{"code", "message"}]}, or {"details"}."""
+def _join(base: str, location: str) -> str:
     try:
-        answer: Any = json.loads(response.raw.read(MAX_ERROR))
-        first = answer["errors"][0] if answer.get("errors") else {"message": answer.get("details", "")}
-        words = f"{str(first.get('code', '')).lower()}: {first.get('message', '')}".strip(": ")
-    except Exception as error:
-        if not (
-            _is_network(error) or isinstance(error, ValueError | KeyError | AttributeError | TypeError | IndexError)
-        ):
-            raise
+        return urljoin(base, location)
+    except ValueError:
         return ""
-    return "".join(ch for ch in words if ch.isprintable())[:300]
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _drain(response: requests.Response) -> None:
+    """Read a short body, so that its connection can serve again."""
+    try:
+        response.raw.read(MAX_WORDS)
+    except _BROKEN:
+        pass

@@ -4,7 +4,8 @@ ratelimit-limit: 100;w=21600        ratelimit-remaining: 20;w=21600      docker-
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from hpcc.records import NamedTuple
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BY_LENGTH = sorted(_UNITS, key=len, reverse=True)

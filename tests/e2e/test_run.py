@@ -211,7 +211,13 @@ def environment(hpcc: Hpcc, image: Path, *flags: str, env: dict[str, str] | None
     return variables(done.stdout)
 
 
-HOST = {"MINE": "of the host", "SHARED": "of the host", "LD_LIBRARY_PATH": "/host/lib", "NO_PROXY": "n", "HPCC_TTL": "7"}
+HOST = {
+    "MINE": "of the host",
+    "SHARED": "of the host",
+    "LD_LIBRARY_PATH": "/host/lib",
+    "NO_PROXY": "n",
+    "HPCC_TTL": "7",
+}
 
 
 def test_environment_by_default(hpcc: Hpcc, image: Images) -> None:
@@ -282,7 +288,7 @@ def test_home(hpcc: Hpcc, image: Images) -> None:
 
 
 def test_no_home(hpcc: Hpcc, image: Images) -> None:
-    script = "grep -c \" $HOME \" /proc/self/mountinfo"
+    script = 'grep -c " $HOME " /proc/self/mountinfo'
     assert hpcc.sh(image.main, script, cwd=Path("/")).stdout == "1\n"
     assert hpcc.sh(image.main, script, "--no-home", cwd=Path("/")).stdout == "0\n"
 
@@ -322,8 +328,17 @@ def test_bind(hpcc: Hpcc, image: Images, data: Path, mode: tuple[str, ...]) -> N
 
 @MODES
 def test_bind_destinations_are_made(hpcc: Hpcc, image: Images, data: Path, mode: tuple[str, ...]) -> None:
-    binds = ("-B", f"{data}:/made/for/this,{data}/file:/also/a/file", "-B", f"{data}:/own/gid8/new", "-B", f"{data}/file:/top")
-    script = "cat /made/for/this/file /also/a/file /own/gid8/new/file /top /own/gid8/old; ls /own/gid8 /etc | sort | head -3"
+    binds = (
+        "-B",
+        f"{data}:/made/for/this,{data}/file:/also/a/file",
+        "-B",
+        f"{data}:/own/gid8/new",
+        "-B",
+        f"{data}/file:/top",
+    )
+    script = (
+        "cat /made/for/this/file /also/a/file /own/gid8/new/file /top /own/gid8/old; ls /own/gid8 /etc | sort | head -3"
+    )
     assert hpcc.out(image.main, script, *mode, *binds).startswith("data\ndata\ndata\ndata\nold of gid8\n")
 
 
@@ -394,7 +409,9 @@ def test_host_files(hpcc: Hpcc, image: Images) -> None:
 # -- a terminal --------------------------------------------------------------------------------------------------
 
 
-def on_terminal(person: Person, argv: list[str], steps: list[tuple[bytes, bytes]], timeout: float = 60) -> tuple[int, bytes]:
+def on_terminal(
+    person: Person, argv: list[str], steps: list[tuple[bytes, bytes]], timeout: float = 60
+) -> tuple[int, bytes]:
     """Run on a pty; for each step wait for the first bytes, then type the second. (status, all output)."""
     leader, follower = pty.openpty()
     process = person.popen(argv, stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
@@ -429,11 +446,42 @@ def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-@pytest.mark.parametrize("mode", [(), ("--containall",), ("--compat",)], ids=["default", "containall", "compat"])
+ALL_MODES = pytest.mark.parametrize(
+    "mode", [(), ("--containall",), ("--compat",)], ids=["default", "containall", "compat"]
+)
+
+
+@ALL_MODES
 def test_ctrl_c_reaches_the_payload_once(hpcc: Hpcc, image: Images, mode: tuple[str, ...]) -> None:
-    script = "trap 'echo INT-$((n=n+1)); [ $n -lt 2 ] || exit 9' INT; n=0; echo rea''dy; while :; do sleep 0.1; done"
-    argv = [str(hpcc.installed.hpcc), "exec", *mode, str(image.main), "sh", "-c", script]
-    status, seen = on_terminal(hpcc.person, argv, [(b"ready", b"\x03"), (b"INT-1", b""), (b"^C", b"")], 20)
-    assert False, (status, seen)
+    script = 'n=0; trap "n=\\$((n+1))" INT; echo re""ady; for i in 1 2 3 4 5 6 7 8; do sleep 0.1; done; echo count=$n; exit 3'
+    argv = [str(hpcc.installed.hpcc), "exec", *mode, str(image.main), "bash", "-c", script]
+    status, seen = on_terminal(hpcc.person, argv, [(b"ready", b"\x03")])
+    assert b"count=1" in seen and status == 3, seen
 
 
+@ALL_MODES
+def test_ctrl_c_ends_the_payload(hpcc: Hpcc, image: Images, mode: tuple[str, ...]) -> None:
+    argv = [str(hpcc.installed.hpcc), "exec", *mode, str(image.main), "sh", "-c", 'echo re""ady; exec sleep 60']
+    status, seen = on_terminal(hpcc.person, argv, [(b"ready", b"\x03")], 20)
+    assert status in (-signal.SIGINT, 128 + signal.SIGINT), seen
+
+
+@ALL_MODES
+def test_job_control(hpcc: Hpcc, image: Images, mode: tuple[str, ...]) -> None:
+    """Ctrl-Z stops it for the shell, fg goes on with it."""
+    command = shlex.join([str(hpcc.installed.hpcc), "exec", *mode, str(image.main), "sh", "-c"])
+    steps = [
+        (b"$ ", f'{command} \'echo re""ady; sleep 1; echo aw""ake; exit 4\'\r'.encode()),
+        (b"ready", b"\x1a"),
+        (b"Stopped", b"fg\r"),
+        (b"awake", b"echo status=$?\r"),
+        (b"status=4", b"exit\r"),
+    ]
+    status, seen = on_terminal(hpcc.person, ["bash", "--norc", "--noprofile", "-i"], steps, 20)
+    assert status == 0, seen
+
+
+def test_standard_streams_are_the_terminal(hpcc: Hpcc, image: Images) -> None:
+    argv = [str(hpcc.installed.hpcc), "exec", str(image.main), "sh", "-c", "test -t 0 && test -t 1 && stty size && tty"]
+    status, seen = on_terminal(hpcc.person, argv, [])
+    assert status == 0 and b"/dev/pts/" in seen

@@ -141,7 +141,7 @@ def build_sif(path: Path, layers: list[bytes], config: dict[str, Any], *, mode: 
 
     from hpcc.blocks import default_compressor
     from hpcc.convert import OpenPack, assemble, convert_layer
-    from hpcc.metadata import Origin
+    from hpcc.origin import Origin
     from hpcc.oci.config import ImageConfig
     from hpcc.oci.digest import Digest
 
