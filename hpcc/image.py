@@ -35,9 +35,9 @@ def open_image(uri: str, settings: Settings, *, arch: str | None = None, progres
     return open_local(uri)
 
 
-def note_use(image: Image, settings: Settings) -> None:
+def note_use(image: Image) -> None:
     """Tell garbage collection that a run of a cached image starts. Never fails a run."""
     if image.key:
         from hpcc.cache.layout import Cache
 
-        Cache(settings.cache_dir).touch_use(image.key)
+        Cache(image.cache).touch_use(image.key)

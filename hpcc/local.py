@@ -25,7 +25,7 @@ MARK = "hpcc.json"  # metadata.py
 class Image:
     """An opened image. `name` is what the user called it, `path` the SIF, squashfs or directory that it runs from."""
 
-    __slots__ = ("config", "key", "name", "path", "reference", "rootfs", "sif")
+    __slots__ = ("cache", "config", "key", "name", "path", "reference", "rootfs", "sif")
 
     def __init__(
         self,
@@ -36,10 +36,11 @@ class Image:
         sif: Sif | None = None,
         reference: str = "",
         key: str = "",
+        cache: str = "",
     ) -> None:
         self.name, self.path, self.rootfs, self.config, self.sif = name, path, rootfs, config, sif
         self.reference = reference  # registry/repository@digest, of an image that hpcc made
-        self.key = key  # under which it stands in the cache that it was opened from, else ""
+        self.key, self.cache = key, cache  # under which it stands in which cache; "" for what is in none
 
     def __repr__(self) -> str:
         return f"<hpcc.Image {self.reference or self.name}>"
@@ -62,8 +63,11 @@ class Image:
         return run_image(command, self.path, args, options)
 
 
-def open_local(path: str, *, name: str | None = None, fd: int | None = None, trusted: bool = False) -> Image:
-    """The image in a file or directory; `fd`: the file, opened already. Raises ImageNotFound, InvalidImage."""
+def open_local(path: str, *, name: str | None = None, fd: int | None = None, cache: str = "") -> Image:
+    """The image in a file or directory. Raises ImageNotFound, InvalidImage.
+
+    `fd`: it, opened already; `cache`: the directory of the cache that it was found in, and that vouches for it.
+    """
     name = name or os.path.abspath(path)
     if fd is None:
         try:
@@ -87,7 +91,7 @@ def open_local(path: str, *, name: str | None = None, fd: int | None = None, tru
             f"{path} is no image that hpcc can run",
             hint="It runs SIF and squashfs files, directories, and docker:// URIs.",
         )
-    return _open_sif(path, name, fd, status.st_size, identity, trusted=trusted)
+    return _open_sif(path, name, fd, status.st_size, identity, cache)
 
 
 def _open_directory(path: str, name: str) -> Image:
@@ -96,7 +100,7 @@ def _open_directory(path: str, name: str) -> Image:
     return Image(name, path, Rootfs("directory", path), RunConfig(scripts=scripts, runscript=runscript))
 
 
-def _open_sif(path: str, name: str, fd: int, size: int, identity: str, *, trusted: bool) -> Image:
+def _open_sif(path: str, name: str, fd: int, size: int, identity: str, cache: str) -> Image:
     def read_at(offset: int, length: int) -> bytes:
         return os.pread(fd, length, offset)
 
@@ -115,18 +119,19 @@ def _open_sif(path: str, name: str, fd: int, size: int, identity: str, *, truste
     owners: tuple[int, ...] | None = None
     reference = ""
     if mark:
-        identity = f"{mark.get('key', '')}-{identity}" if not trusted else str(mark.get("key"))
+        if cache:  # else the key is anybody's words, and the identity becomes names of files
+            identity = str(mark.get("key"))
         listed = mark.get("owners")
         owners = tuple(listed) if isinstance(listed, list) and all(isinstance(each, int) for each in listed) else None
         reference = str(mark.get("reference", ""))
     rootfs = Rootfs(
-        "squashfs", os.path.abspath(path), fd, primary.offset, primary.size, identity, owners, trusted and bool(mark)
+        "squashfs", os.path.abspath(path), fd, primary.offset, primary.size, identity, owners, bool(cache and mark)
     )
     config = _run_config(read_json(sif, fd, "oci-config.json")) if mark else None
     if config is None:
         config = RunConfig(scripts=True, runscript="/.singularity.d/runscript")
     return Image(
-        name, rootfs.path, rootfs, config, sif, reference, str(mark.get("key", "")) if mark and trusted else ""
+        name, rootfs.path, rootfs, config, sif, reference, str(mark.get("key", "")) if mark and cache else "", cache
     )
 
 
@@ -138,6 +143,12 @@ def _run_config(oci: dict[str, Any] | None) -> RunConfig | None:
         value = oci.get(key) or []
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise InvalidImage(f"oci-config.json: {key} is no list of strings")
+        try:
+            passable = not any(b"\0" in os.fsencode(item) for item in value)
+        except UnicodeEncodeError:
+            passable = False
+        if not passable:
+            raise InvalidImage(f"oci-config.json: {key} has a string that no program can be given")
         return tuple(value)
 
     return RunConfig(texts("Env"), texts("Entrypoint"), texts("Cmd"))

@@ -94,7 +94,7 @@ def open_cached(caches: tuple[Cache, ...], origin: Origin, uri: str) -> Image | 
     for cache in caches:
         for fd, path in _candidates(cache, origin.key):
             try:
-                image = open_local(path, name=uri, fd=fd, trusted=True)
+                image = open_local(path, name=uri, fd=fd, cache=cache.root)
             except HpccError:
                 os.close(fd)
                 continue

@@ -16,7 +16,7 @@ from hpcc.cache.layout import Cache
 from hpcc.cache.refs import read_ref
 from hpcc.cache.temporary import sweep
 from hpcc.convert import OpenPack, assemble, convert_layer, pack_name
-from hpcc.errors import CacheError, IntegrityError, InvalidImage, RateLimited, RegistryUnavailable
+from hpcc.errors import CacheError, HpccError, IntegrityError, InvalidImage, RateLimited, RegistryUnavailable
 from hpcc.local import Image, open_local
 from hpcc.lookup import find_cached, open_cached, origin_of, tiers
 from hpcc.oci.digest import Digest
@@ -143,7 +143,7 @@ def _convert(
         file = stack.enter_context(tier.temporary())
         assemble(file.fileno(), packs, origin_of(reference, found.digest, platform), found.config, compressor, pool)
         path = tier.publish(file, tier.sif(origin_key))
-    image = open_local(path, name=uri, trusted=True)
+    image = open_local(path, name=uri, cache=tier.root)
     if image.key != origin_key:
         raise IntegrityError(f"{path} is not what was just written there", hint="Somebody else writes to the cache.")
     return image
@@ -229,6 +229,8 @@ class _Layer:
             for _ in chunks:
                 pass
             raise
+        except HpccError:
+            raise  # some are OSErrors as well
         except OSError as error:
             raise CacheError(f"cannot write to {self._tier.root}: {error.strerror}", hint="Is the disk full?") from None
         if done is not None:

@@ -21,7 +21,7 @@ import stat
 from contextlib import contextmanager
 
 from hpcc.cache.trust import Policy
-from hpcc.errors import CacheError
+from hpcc.errors import CacheError, HpccError
 from hpcc.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _explained(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or isinstance(error, CacheError | ConnectionError):
+        if error.errno is None or isinstance(error, HpccError):
             raise
         where = error.filename if isinstance(error.filename, str) else path
         hint = _HINTS.get(error.errno, "Look at the directory, or name another one in HPCC_CACHE_DIR.")

@@ -68,7 +68,7 @@ def main(name: str, argv: list[str]) -> int:
     image = open_image(uri, settings, arch=arguments.arch, progress=terminal(arguments))
     user = caller(settings)
     container = container_spec(
-        image.path, image.config, _options(arguments), name, tuple(rest), user, settings.bind_paths
+        image.name, image.path, image.config, _options(arguments), name, tuple(rest), user, settings.bind_paths
     )
     ops = plan_container(container)
     if arguments.dry_run:
@@ -76,7 +76,7 @@ def main(name: str, argv: list[str]) -> int:
         for op in ops:
             print(describe(op))
         return 0
-    note_use(image, settings)
+    note_use(image)
     return start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold)
 
 

@@ -117,11 +117,10 @@ def merge(layers: Iterable[Sequence[Entry]]) -> Node:
     """The tree of an image from the entries of its layers, lowest first. Pure; entries are not changed."""
     root = Node(fstree.DIRECTORY, 0o755)
     for entries in layers:
-        if any(item.kind in (WHITEOUT, OPAQUE) for item in entries):
-            _clear_replaced(root, entries)
-        for item in entries:
-            if item.kind in (WHITEOUT, OPAQUE):
-                _hide(root, item)
+        whiteouts = [item for item in entries if item.kind in (WHITEOUT, OPAQUE)]
+        replaced = _replaced_links(root, entries) if whiteouts else frozenset()
+        for item in whiteouts:
+            _hide(root, item, replaced)
         for item in entries:
             if item.kind not in (WHITEOUT, OPAQUE):
                 _add(root, item)
@@ -133,30 +132,31 @@ def show(path: bytes) -> str:
     return ascii(path.decode("utf-8", "surrogateescape"))[1:-1][:200]
 
 
-def _clear_replaced(root: Node, entries: Sequence[Entry]) -> None:
-    """Take away what a directory of this layer replaces.
+def _replaced_links(root: Node, entries: Sequence[Entry]) -> frozenset[tuple[int, bytes]]:
+    """(id of the parent, name) of the symbolic links that directories of this layer replace.
 
-    Else a whiteout inside that directory would go through a lower symbolic link of that name and hide what lies
-    elsewhere: overlayfs marks a directory that replaces a link as opaque.
+    A whiteout inside such a directory must not go through the link and hide what lies elsewhere: overlayfs marks
+    each directory that replaces something as opaque.
     """
+    found = set()
     for item in entries:
         if item.kind == fstree.DIRECTORY and item.path:
             directory, _, name = item.path.rpartition(b"/")
             parent = _resolve(root, directory, make=False)
-            if parent is not None and parent.children is not None:
-                old = parent.children.get(name)
-                if old is not None and old.kind != fstree.DIRECTORY:
-                    del parent.children[name]
+            old = parent.children.get(name) if parent is not None and parent.children is not None else None
+            if old is not None and old.kind == fstree.SYMLINK:
+                found.add((id(parent), name))
+    return frozenset(found)
 
 
-def _hide(root: Node, item: Entry) -> None:
+def _hide(root: Node, item: Entry, replaced: frozenset[tuple[int, bytes]]) -> None:
     if item.kind == OPAQUE:
-        node = _resolve(root, item.path, make=False)
+        node = _resolve(root, item.path, make=False, replaced=replaced)
         if node is not None and node.children is not None:
             node.children.clear()
         return
     directory, _, name = item.path.rpartition(b"/")
-    parent = _resolve(root, directory, make=False)
+    parent = _resolve(root, directory, make=False, replaced=replaced)
     if parent is not None and parent.children is not None:
         parent.children.pop(name, None)
 
@@ -210,10 +210,13 @@ def _children(root: Node, path: bytes) -> dict[bytes, Node]:
     return node.children
 
 
-def _resolve(root: Node, path: bytes, *, make: bool) -> Node | None:
+def _resolve(
+    root: Node, path: bytes, *, make: bool, replaced: frozenset[tuple[int, bytes]] = frozenset()
+) -> Node | None:
     """The node at `path`, symbolic links followed, ".." of their targets clamped at the root.
 
-    With make, missing directories are made. None where a name is missing, is no directory, or links turn in circles.
+    With make, missing directories are made. None where a name is missing, is no directory, or links turn in circles,
+    and at a link in `replaced`.
     """
     if not path:
         return root
@@ -239,7 +242,7 @@ def _resolve(root: Node, path: bytes, *, make: bool) -> Node | None:
             child = node.children[name] = Node(fstree.DIRECTORY, 0o755)
         if child.kind == fstree.SYMLINK:
             links += 1
-            if links > MAX_LINKS:
+            if links > MAX_LINKS or (id(node), name) in replaced:
                 return None
             if child.target.startswith(b"/"):
                 above, node = [], root

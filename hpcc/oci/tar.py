@@ -107,7 +107,7 @@ class TarReader:
     def __iter__(self) -> Iterator[Member]:
         defaults: dict[bytes, bytes] = {}
         while (header := self._header()) is not None:
-            pax = dict(defaults)
+            pax: dict[bytes, bytes] = {}
             sparse_pairs: list[bytes] = []
             room = 2 * MAX_EXTENDED
             while header[156:157] in (b"x", b"g", b"L", b"K"):
@@ -126,13 +126,12 @@ class TarReader:
                     defaults.update(_pax_records(body, []))
                     if sum(len(key) + len(value) for key, value in defaults.items()) > MAX_EXTENDED:
                         raise InvalidImage(f"global extended headers of more than {MAX_EXTENDED} bytes")
-                    pax = {**defaults, **pax}
                 following = self._header()
                 if following is None:
                     raise InvalidImage("the archive ends after an extended header")
                 header = following
             # An empty value deletes the key, also where a global header has it; an empty xattr is one.
-            pax = {key: value for key, value in pax.items() if value or key.startswith(b"SCHILY.xattr.")}
+            pax = {key: value for key, value in (defaults | pax).items() if value or key.startswith(b"SCHILY.xattr.")}
             yield self._member(header, pax, sparse_pairs)
 
     def blocks(self, block_size: int) -> Iterator[bytes]:
@@ -225,7 +224,7 @@ class TarReader:
         name = pax.get(b"path", name)
         kind = header[156:157]
         if kind[0] in _REGULAR_TYPES:
-            directory = name.endswith(b"/") and kind in (b"0", b"\0")  # v7 had no type for directories
+            directory = name.endswith(b"/") and kind == b"\0"  # v7 had no type for directories
             member_type = DIRECTORY if directory else REGULAR
         elif kind[0] in _KNOWN_TYPES:
             member_type = kind
@@ -236,7 +235,7 @@ class TarReader:
             raise InvalidImage(f"{_show(name)}: a negative size")
         # Others than files have no data, whatever size old archives give to links; Docker reads them so too.
         size = stored if member_type == REGULAR else 0
-        self._begin(size)
+        self._begin(stored if kind[0] in _REGULAR_TYPES else 0)
         if kind == b"S":
             size = self._gnu_sparse(header, name)
         elif member_type == REGULAR and any(key.startswith(b"GNU.sparse.") for key in pax):

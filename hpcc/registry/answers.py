@@ -1,7 +1,7 @@
 """What a registry's answer means when it is no: one of hpcc's errors, with the registry's own words. Pure.
 
-{"errors": [{"code": "DENIED", "message": "requested access to the resource is denied"}]}   distribution spec, "Error Codes"
-{"details": "incorrect username or password"}                                               Docker Hub's token service
+{"errors": [{"code": "DENIED", "message": "requested access is denied"}]}   distribution specification, "Error Codes"
+{"details": "incorrect username or password"}                               Docker Hub's token service
 """
 
 import time

@@ -9,10 +9,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import time
-from collections.abc import Sequence
-from typing import Any
-
 from hpcc.records import NamedTuple
 
 _TOKEN_CHARS = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")

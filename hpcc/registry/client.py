@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Protocol
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult
 
 import requests
 import urllib3.exceptions
@@ -29,6 +29,7 @@ from hpcc.errors import (
 from hpcc.oci.digest import Digest, Verifier
 from hpcc.oci.manifest import ACCEPT, Descriptor
 from hpcc.records import NamedTuple
+from hpcc.registry.addresses import join, origin, split
 from hpcc.registry.answers import Question, to_error, words
 from hpcc.registry.auth import Challenge, Token, choose, parse_challenges, token_query
 from hpcc.registry.credentials import Credentials
@@ -89,6 +90,7 @@ class Registry:
         self._headers = {"User-Agent": user_agent, "Accept-Encoding": "identity"}
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
+        self._sessions_lock = threading.Lock()  # another one, since whoever fetches a token may need a session
         self._reached = False  # only a registry that has answered once is asked again when nothing answers
         self._lock = threading.Lock()  # of what follows
         self._challenge: Challenge | None = None
@@ -105,7 +107,7 @@ class Registry:
 
     def close(self) -> None:
         """Close the connections. The registry can still be used; it makes new ones."""
-        with self._lock:
+        with self._sessions_lock:
             sessions, self._sessions, self._local = self._sessions, [], threading.local()
         for session in sessions:
             session.close()
@@ -193,9 +195,9 @@ class Registry:
             if resumed.status_code == 200:  # it does not know Range
                 return Blob(resumed, 0, self.host)
             span = resumed.headers.get("Content-Range", "")
-            if resumed.status_code == 206 and span.startswith(f"bytes {offset}-"):
-                if span.rpartition("/")[2] in ("*", str(descriptor.size)):
-                    return Blob(resumed, offset, self.host)
+            fits = span.startswith(f"bytes {offset}-") and span.rpartition("/")[2] in ("*", str(descriptor.size))
+            if resumed.status_code == 206 and fits:
+                return Blob(resumed, offset, self.host)
             resumed.close()
         response = self._request("GET", path, repository, what)
         if response.status_code != 200:
@@ -232,12 +234,10 @@ class Registry:
         self._refused = True
         return response
 
-    def _authorised(
-        self, method: str, path: str, headers: Mapping[str, str], question: Question
-    ) -> requests.Response:
+    def _authorised(self, method: str, path: str, headers: Mapping[str, str], question: Question) -> requests.Response:
         used = self._authorisation(question, None)
         response = self._send(method, self._base + path, {**headers, **used})
-        if response.status_code == 401 and _origin(response.url) == _origin(self._base):
+        if response.status_code == 401 and origin(response.url) == origin(self._base):
             challenge = choose(parse_challenges(response.headers.get("WWW-Authenticate", "")))
             if challenge is not None:
                 with self._lock:
@@ -273,7 +273,7 @@ class Registry:
     def _fetch_token(self, challenge: Challenge, question: Question) -> Token:
         """Ask the token service that the challenge names, which may be at another host."""
         realm = challenge.parameters.get("realm", "")
-        parts = _split(realm)
+        parts = split(realm)
         if parts is None or not self._is_safe(parts):
             raise RegistryError(
                 f"{self.host} sends us for a token to {realm[:100]!r}, which is no https address",
@@ -329,19 +329,19 @@ class Registry:
         self, method: str, url: str, headers: Mapping[str, str], query: Mapping[str, str] | None
     ) -> requests.Response:
         """One request and its redirects; Authorization goes to the origin (scheme, host, port) of `url` alone."""
-        origin, sent = _origin(url), {**self._headers, **headers}
+        home, sent = origin(url), {**self._headers, **headers}
         for _ in range(MAX_REDIRECTS + 1):
             response = self._exchange(method, url, sent, query)
             if response.status_code not in _REDIRECTS:
                 return response
             _drain(response)
             response.close()
-            url, query = _join(url, response.headers.get("Location", "")), None
-            parts = _split(url)
+            url, query = join(url, response.headers.get("Location", "")), None
+            parts = split(url)
             if parts is None or not self._is_safe(parts):
                 where = f"{parts.scheme}://{parts.hostname or ''}" if parts else "something that is no address"
                 raise RegistryError(f"{self.host} redirects to {where}, where hpcc does not go")
-            if _origin(url) != origin:
+            if origin(url) != home:
                 sent.pop("Authorization", None)
         raise RegistryError(f"{self.host} redirects more than {MAX_REDIRECTS} times")
 
@@ -363,12 +363,12 @@ class Registry:
             session = self._local.session = requests.Session()
             session.auth = _no_auth  # else requests looks for a ~/.netrc
             session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-            with self._lock:
+            with self._sessions_lock:
                 self._sessions.append(session)
         return session
 
     def _is_safe(self, parts: SplitResult) -> bool:
-        return bool(parts.hostname) and parts.scheme in (("https", "http") if self._http else ("https",))
+        return parts.scheme in (("https", "http") if self._http else ("https",))
 
     def _read(self, response: requests.Response, limit: int) -> bytes:
         try:
@@ -384,7 +384,7 @@ class Registry:
 
     def _unreachable(self, error: Exception, url: str) -> RegistryUnavailable:
         """What a failed connection means: Interrupted where another try may help."""
-        parts, text = _split(url), str(error)
+        parts, text = split(url), str(error)
         host = (parts.netloc.rpartition("@")[2] if parts else "") or self.host
         hint = "Is the name right, and is there a network (or a proxy) on this host?"
         if isinstance(error, requests.exceptions.SSLError):
@@ -453,9 +453,13 @@ def fetch_blob(registry: Registry, repository: str, descriptor: Descriptor, sink
                 if blob.offset != verifier.seen:
                     sink.restart()
                     verifier = Verifier(descriptor.digest, descriptor.size, what)
-                for data in blob:
-                    verifier.update(data)
-                    sink.write(data)
+                try:
+                    for data in blob:
+                        verifier.update(data)
+                        sink.write(data)
+                except Interrupted:
+                    if verifier.seen != descriptor.size:
+                        raise
             verifier.finish()
             return
         except Interrupted:
@@ -467,10 +471,7 @@ def fetch_blob(registry: Registry, repository: str, descriptor: Descriptor, sink
                     f"{what}: only {verifier.seen} of {descriptor.size} bytes came, in {BLOB_TRIES} tries at the rest",
                     hint="Try again later.",
                 ) from None
-            if verifier.seen != descriptor.size:
-                time.sleep(PAUSE * 2 ** (broken - 1) * random.uniform(0.5, 1.5))
-                continue
-            verifier = _finished(verifier)
+            time.sleep(PAUSE * 2 ** (broken - 1) * random.uniform(0.5, 1.5))
         except IntegrityError as error:
             wrong += 1
             if wrong == 2:
@@ -483,27 +484,6 @@ def fetch_blob(registry: Registry, repository: str, descriptor: Descriptor, sink
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
-
-
-def _split(url: str) -> SplitResult | None:
-    """The parts of an address from outside; None where it is none."""
-    try:
-        parts = urlsplit(url)
-        return parts if parts.port != 0 else None  # `port` raises for what is no number
-    except ValueError:
-        return None
-
-
-def _join(base: str, location: str) -> str:
-    try:
-        return urljoin(base, location)
-    except ValueError:
-        return ""
-
-
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _drain(response: requests.Response) -> None:

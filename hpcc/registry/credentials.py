@@ -102,7 +102,7 @@ def _from_file(path: str, registry: str, repository: str) -> Credentials | None:
 
 
 def _scope(key: str) -> str:
-    """An entry's key as registry[/path]; what Docker writes behind https://host/ is the API's path, not a repository."""
+    """An entry's key as registry[/path]; what Docker writes behind https://host/ is no repository."""
     scheme, separator, rest = key.partition("://")
     host, _, path = (rest if separator else scheme).strip("/").partition("/")
     if separator and path in ("v1", "v2"):

@@ -23,9 +23,7 @@ from hpcc.oci.digest import Digest
 from hpcc.records import NamedTuple
 
 _KIND = "application/vnd.oci.image."
-MANIFEST, INDEX, CONFIG, LAYER = (
-    f"{_KIND}{name}" for name in ("manifest.v1+json", "index.v1+json", "config.v1+json", "layer.v1.tar+gzip")
-)
+MANIFEST, INDEX, CONFIG = (f"{_KIND}{name}.v1+json" for name in ("manifest", "index", "config"))
 _TOO_MANY = "You have reached your unauthenticated pull rate limit."
 
 
@@ -37,8 +35,15 @@ class Faults(NamedTuple):
     unavailable: int = 0  # requests answered 503
     missing_digest: bool = False  # no Docker-Content-Digest
     no_range: bool = False  # Range is ignored
-    redirect: str = ""  # blobs are redirected to this URL's origin
+    wrong_range: int = 0  # answers to a Range whose Content-Range tells of another place
+    redirect: str = ""  # blobs are redirected to this address, with their path behind it
     delay: float = 0.0  # seconds before each answer
+    hang_up: int = 0  # requests whose connection is closed without an answer
+    busy: int = 0  # requests answered 429, with `retry_after`
+    retry_after: str = ""
+    no_head: bool = False  # HEAD is answered 405
+    token: bytes = b""  # what the token service answers instead of a token
+    no_authorization: bool = False  # as S3 behind a redirect: 400 to a request that has one
 
 
 class FakeRegistry:
@@ -64,7 +69,7 @@ class FakeRegistry:
         self.authorised: list[str] = []  # paths whose request had an Authorization header
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[tuple[str, str], tuple[str, bytes]] = {}  # (repository, tag or digest) -> type, bytes
-        self._tokens: dict[str, str] = {}  # token -> user, "" for nobody
+        self._tokens: dict[str, tuple[str, str]] = {}  # token -> user, "" for nobody, and scope
         self._lock = threading.Lock()
         self._happened: Counter[str] = Counter()
         self._server = _Server(("127.0.0.1", 0), self)
@@ -97,11 +102,11 @@ class FakeRegistry:
 
         With index, the tag names an index with this manifest, an attestation and another platform.
         """
-        descriptors = [{"mediaType": LAYER, **self._put(layer)} for layer in layers]
+        descriptors = [{"mediaType": _layer_type(layer), **self.add_blob(layer)} for layer in layers]
         document = {
             "schemaVersion": 2,
             "mediaType": MANIFEST,
-            "config": {"mediaType": CONFIG, **self._put(json.dumps(config).encode())},
+            "config": {"mediaType": CONFIG, **self.add_blob(json.dumps(config).encode())},
             "layers": descriptors,
         }
         data = json.dumps(document).encode()
@@ -125,7 +130,8 @@ class FakeRegistry:
             self.manifests[repository, reference] = (media_type, data)
         return digest
 
-    def _put(self, data: bytes) -> dict[str, Any]:
+    def add_blob(self, data: bytes) -> dict[str, Any]:
+        """Serve these bytes in all repositories; the digest and size of their descriptor."""
         digest = str(Digest.of(data))
         self.blobs[digest] = data
         return {"digest": digest, "size": len(data)}
@@ -138,17 +144,23 @@ class FakeRegistry:
             self._happened[fault] += 1
             return times < 0 or self._happened[fault] <= times
 
-    def issue_token(self, user: str) -> str:
+    def issue_token(self, user: str, scope: str) -> str:
         token = secrets.token_hex(8)
         with self._lock:
-            self._tokens[token] = user
+            self._tokens[token] = (user, scope)
         return token
 
-    def user_of(self, authorization: str) -> str | None:
-        """The user that the header proves, "" for an anonymous token; None where it proves nothing."""
+    def revoke_tokens(self) -> None:
+        """From now on each client needs a new token."""
+        with self._lock:
+            self._tokens.clear()
+
+    def user_of(self, authorization: str, repository: str = "") -> str | None:
+        """The user that the header proves, "" for an anonymous token; None where it proves nothing, or elsewhere."""
         scheme, _, value = authorization.partition(" ")
         if scheme == "Bearer":
-            return self._tokens.get(value)
+            user, scope = self._tokens.get(value, (None, ""))
+            return user if scope == f"repository:{repository}:pull" else None
         if scheme == "Basic":
             name, _, password = base64.b64decode(value).decode().partition(":")
             if self.username and (name, password) == (self.username, self.password):
@@ -182,6 +194,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a header and its body, two packets, are 40 ms apart
     server: _Server
 
     def do_HEAD(self) -> None:
@@ -201,11 +214,21 @@ class _Handler(BaseHTTPRequestHandler):
             registry.authorised.append(path)
         if registry.faults.delay:
             time.sleep(registry.faults.delay)
+        if registry.faults.hang_up and registry.happens("hang_up", registry.faults.hang_up):
+            self.close_connection = True
+            return None
         if path == "/token":
             return self._token()
         if registry.faults.unavailable and registry.happens("unavailable", registry.faults.unavailable):
             return self._fail(503, "UNAVAILABLE", "try again")
+        if registry.faults.busy and registry.happens("busy", registry.faults.busy):
+            headers = {"Retry-After": registry.faults.retry_after} if registry.faults.retry_after else {}
+            return self._fail(429, "TOOMANYREQUESTS", "slow down", headers)
+        if registry.faults.no_authorization and "Authorization" in self.headers:
+            return self._fail(400, "INVALID", "only one authorisation is allowed")
         repository, kind, reference = _split(path)
+        if registry.faults.no_head and self.command == "HEAD":
+            return self._fail(405, "UNSUPPORTED", "the operation is unsupported")
         if not self._is_allowed(repository):
             return self._challenge(repository)
         if kind == "manifests":
@@ -216,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_allowed(self, repository: str) -> bool:
         registry = self.server.registry
-        user = registry.user_of(self.headers.get("Authorization", ""))
+        user = registry.user_of(self.headers.get("Authorization", ""), repository)
         if registry.scheme == "none":
             return True
         if registry.scheme == "basic":
@@ -241,8 +264,8 @@ class _Handler(BaseHTTPRequestHandler):
         if user is None:
             return self._fail(401, "UNAUTHORIZED", "incorrect username or password")
         scope = parse_qs(urlsplit(self.path).query).get("scope", [""])[0]
-        assert scope.startswith("repository:"), scope
-        self._send(200, json.dumps({"token": registry.issue_token(user), "expires_in": 300}).encode(), {})
+        answer = {"token": registry.issue_token(user, scope), "expires_in": 300}
+        self._send(200, registry.faults.token or json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
     def _manifest(self, repository: str, reference: str) -> None:
         registry = self.server.registry
@@ -279,8 +302,13 @@ class _Handler(BaseHTTPRequestHandler):
         code, headers = 200, {"Content-Type": "application/octet-stream"}
         total = len(data)
         if start.isdigit() and not registry.faults.no_range:
-            code, headers["Content-Range"] = 206, f"bytes {start}-{total - 1}/{total}"
-            data = data[int(start) :]
+            if int(start) >= total:
+                return self._fail(416, "RANGE_INVALID", "nothing there", {"Content-Range": f"bytes */{total}"})
+            code, first = 206, int(start)
+            if registry.faults.wrong_range and registry.happens("wrong_range", registry.faults.wrong_range):
+                first //= 2
+            headers["Content-Range"] = f"bytes {first}-{total - 1}/{total}"
+            data = data[first:]
         if registry.faults.truncate and registry.happens("truncate", registry.faults.truncate):
             self.close_connection = True
             return self._send(code, data[: len(data) // 2], {**headers, "Content-Length": str(len(data))})
@@ -297,6 +325,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+
+def _layer_type(layer: bytes) -> str:
+    """The media type of a layer, by its first bytes."""
+    kinds = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}
+    return f"{_KIND}layer.v1.tar{kinds.get(layer[:2], '')}"
 
 
 def _split(path: str) -> tuple[str, str, str]:

@@ -47,26 +47,28 @@ def caller(settings: Settings) -> Caller:
 
 def node_directory(settings: Settings, *parts: str) -> str:
     """The user's directory on this node, or one in it, made where missing. CacheError where somebody else has it."""
-    path = settings.node_dir
-    for part in ("", *parts):
-        path = os.path.join(path, part).rstrip("/")
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            pass
-        except FileNotFoundError:
-            os.makedirs(path, 0o700)
-        except OSError as error:
-            raise CacheError(
-                f"cannot make {path}: {error.strerror}", hint="Name a directory on this node's disk in HPCC_NODE_DIR."
-            ) from None
+    _make_directory(settings.node_dir)
     status = os.lstat(settings.node_dir)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise CacheError(
             f"{settings.node_dir} is not a directory that only you can use",
             hint="Somebody may have put it there for you to fall into. Remove it, or name another in HPCC_NODE_DIR.",
         )
+    path = os.path.join(settings.node_dir, *parts)
+    if parts:
+        _make_directory(path)
     return path
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.makedirs(path, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise CacheError(
+            f"cannot make {path}: {error.strerror}", hint="Name a directory on this node's disk in HPCC_NODE_DIR."
+        ) from None
 
 
 def start(ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_mounted: bool) -> int:
@@ -82,7 +84,9 @@ def start(ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_m
     if rung.root == "unpacked":
         from hpcc.runtime.unpack import unpacked_copy
 
-        unpacked = unpacked_copy(image, node_directory(settings, "unpacked-v1"))
+        unpacked = unpacked_copy(
+            image, node_directory(settings, "unpacked-v1"), in_memory=settings.origins["node_dir"] != "default"
+        )
 
     uid, gid = os.getuid(), os.getgid()
     launcher = Launcher(image, rung, host, stage, uid, gid)

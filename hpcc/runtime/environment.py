@@ -43,6 +43,7 @@ class RunConfig(NamedTuple):
 
 def container_environment(
     image_name: str,
+    image_path: str,
     config: RunConfig,
     host: Mapping[str, str],
     options: tuple[tuple[str, str], ...],
@@ -68,15 +69,15 @@ def container_environment(
     libraries = image.get("LD_LIBRARY_PATH", "")
     env["LD_LIBRARY_PATH"] = f"{libraries}:{_LIBRARIES}" if libraries else _LIBRARIES
     name = image_name.rpartition("/")[2]
-    env["PS1"] = "Apptainer> "
+    env["PS1"] = f"{name}> "
     for prefix in ("APPTAINER", "SINGULARITY"):
-        env[f"{prefix}_CONTAINER"] = image_name
+        env[f"{prefix}_CONTAINER"] = image_path
         env[f"{prefix}_NAME"] = name
         env[f"{prefix}_BIND"] = ",".join(binds)
         if compat:
             env[f"{prefix}_NO_EVAL"] = "1"
     env["APPTAINER_COMMAND"] = command
-    env["HPCC_CONTAINER"] = image_name
+    env["HPCC_CONTAINER"] = image_path
     override = {"HOME": home}
     for prefix in _PREFIXES:
         override |= {

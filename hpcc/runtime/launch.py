@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from hpcc.errors import CommandNotFound, HpccError, RuntimeUnavailable, UsageError
 from hpcc.records import TYPE_CHECKING
@@ -222,8 +223,8 @@ class Launcher:
         for name, line, number in entries:
             fd, _, missing = resolve(self._final, f"/etc/{name}")
             try:
-                if missing:
-                    continue
+                if missing or not stat.S_ISREG(os.fstat(fd).st_mode):
+                    continue  # a hostile image has a fifo there
                 with open(f"/proc/self/fd/{fd}", "rb") as file:
                     content = file.read(1 << 20)
             except OSError:

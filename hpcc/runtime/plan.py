@@ -98,6 +98,7 @@ Op = (
 )
 
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_KNOBS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
 _DEV_LINKS = (
     ("/proc/self/fd", "/dev/fd"),
     ("/proc/self/fd/0", "/dev/stdin"),
@@ -138,7 +139,11 @@ def _system(container: Container) -> list[Op]:
     else:
         ops.append(BindMount("/dev", "/dev", device=True))
     ops.append(Mount("proc", "/proc") if container.new_pid else BindMount("/proc", "/proc", device=True))
-    ops.append(BindMount("/sys", "/sys", optional=True))
+    # Real root owns the kernel's knobs, and some of them, core_pattern first, run programs outside of any container.
+    root = container.account[1] == 0
+    ops.append(BindMount("/sys", "/sys", readonly=root, optional=True))
+    if root:
+        ops += [BindMount(path, path, readonly=True, optional=True) for path in _KNOBS]
     return ops
 
 

@@ -12,6 +12,7 @@ What is mounted where, in a mount namespace of our own; the stage is a directory
       session/  final/    of each run (launch.py)
 """
 
+import errno
 import os
 
 from hpcc.errors import RuntimeUnavailable
@@ -141,7 +142,37 @@ def bind(source: str, target: str) -> None:
 
 
 def remount(target: str, *, readonly: bool, device: bool = False) -> None:
-    """Set nosuid, nodev unless `device`, and ro, keeping the flags that the kernel has locked."""
+    """Set nosuid, nodev unless `device`, and ro, on the mount at `target` and on all below it; OSError where not."""
+    attributes = kernel.MOUNT_ATTR_NOSUID | (0 if device else kernel.MOUNT_ATTR_NODEV)
+    try:
+        kernel.set_mount_attributes(target, attributes | (kernel.MOUNT_ATTR_RDONLY if readonly else 0))
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):  # before Linux 5.12; behind an older seccomp filter
+            raise
+    top = os.path.realpath(target)
+    _remount_one(target, readonly=readonly, device=device)
+    for path in _mounts_below(top):
+        try:
+            _remount_one(path, readonly=readonly, device=device)
+        except OSError:
+            if readonly:  # what is asked for must hold; nosuid and nodev the kernel has locked for users already
+                raise
+
+
+def _mounts_below(top: str) -> list[str]:
+    """Mount points below a path (proc(5), mountinfo: field 5, with octal escapes)."""
+    found = []
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            path = os.fsdecode(line.split(b" ")[4].decode("unicode_escape").encode("latin-1"))
+            if path.startswith(top.rstrip("/") + "/"):
+                found.append(path)
+    return found
+
+
+def _remount_one(target: str, *, readonly: bool, device: bool) -> None:
+    """By mount(2), keeping the flags that the kernel has locked."""
     flags = kernel.MS_NOSUID | (0 if device else kernel.MS_NODEV) | (kernel.MS_RDONLY if readonly else 0)
     locked = os.statvfs(target).f_flag
     for here, there in _FLAGS:

@@ -103,6 +103,7 @@ class Container(NamedTuple):
 
 def container_spec(
     image_name: str,
+    image_path: str,
     config: RunConfig,
     options: Options,
     command: str,
@@ -137,6 +138,7 @@ def container_spec(
 
     environment, override = container_environment(
         image_name,
+        image_path,
         config,
         caller.environ,
         options.env,

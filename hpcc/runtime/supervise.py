@@ -10,12 +10,24 @@ import signal
 _ALL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 _DEADLY = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
                      signal.SIGALRM, signal.SIGPIPE, signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF))  # fmt: skip
+_STOPPING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _SI_KERNEL = 128
 
 
 def block_signals() -> set[signal.Signals]:
     """Hold all signals back, before a fork, so that none is lost; the old mask, for the child to restore."""
     return signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)  # type: ignore[return-value]
+
+
+def release_signals(mask: set[signal.Signals]) -> None:
+    """Restore the mask, right before the payload. A deadly signal that came meanwhile ends us here.
+
+    The kernel would drop it, since we may be process 1 of our namespace.
+    """
+    for number in signal.sigpending() & _DEADLY:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            os._exit(128 + number)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def supervise(child: int, *, is_init: bool = False, bare: bool = True) -> int:
@@ -38,8 +50,14 @@ def supervise(child: int, *, is_init: bool = False, bare: bool = True) -> int:
             if bare and number in _DEADLY and _would_die(child, number):
                 ended_by = number
                 os.kill(child, signal.SIGKILL)
+                continue
+            if bare and number in _STOPPING and _would_die(child, number):
+                os.kill(child, signal.SIGSTOP)
             elif info.si_code != _SI_KERNEL:
                 os.kill(child, number)
+            if number in _STOPPING and not is_init:
+                _stop(number)
+                os.kill(child, signal.SIGCONT)
         except ProcessLookupError:
             continue
 
@@ -59,8 +77,15 @@ def _reap(child: int, everybody: bool) -> int | None:
             ended = code if code >= 0 else 128 - code
 
 
+def _stop(number: int) -> None:
+    """Do what the signal does to us by itself: stop, unless our process group is orphaned. Returns when continued."""
+    os.kill(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+
+
 def _would_die(child: int, number: int) -> bool:
-    """Whether an ordinary process would end: it neither handles nor ignores nor blocks the signal (proc(5), status)."""
+    """Whether an ordinary process would end or stop: it neither handles nor ignores nor blocks the signal (proc(5), status)."""
     try:
         with open(f"/proc/{child}/status", encoding="ascii", errors="replace") as file:
             lines = [line.split() for line in file if line.startswith(("SigBlk:", "SigIgn:", "SigCgt:"))]

@@ -20,10 +20,11 @@ from hpcc.squashfs.reader import SquashFS, open_squashfs
 ROOM = 2.5  # times the image's compressed size must be free
 
 
-def unpacked_copy(image: Rootfs, directory: str) -> str:
+def unpacked_copy(image: Rootfs, directory: str, *, in_memory: bool = False) -> str:
     """The path of the copy, made where it is missing. Atomic; one process makes it, the others wait.
 
-    Raises CacheError where there is no room, InvalidImage for a damaged image.
+    in_memory: a tmpfs will do, since somebody said so. Raises CacheError where there is no room, InvalidImage for a
+    damaged image.
     """
     path = os.path.join(directory, image.identity)
     if os.path.isdir(path):
@@ -32,7 +33,7 @@ def unpacked_copy(image: Rootfs, directory: str) -> str:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not os.path.isdir(path):
-            _check_room(image, directory)
+            _check_room(image, directory, in_memory=in_memory)
             partial = f"{path}.partial"
             _remove(partial)
             try:
@@ -50,13 +51,26 @@ def unpacked_copy(image: Rootfs, directory: str) -> str:
     return path
 
 
-def _check_room(image: Rootfs, directory: str) -> None:
+def _check_room(image: Rootfs, directory: str, *, in_memory: bool) -> None:
+    if not in_memory and _is_in_memory(directory):
+        raise CacheError(
+            f"{directory} is in memory, and {image.path} has to be unpacked",
+            hint="Name a directory on this node's disk in HPCC_NODE_DIR, or install squashfuse.",
+        )
     room = os.statvfs(directory)
     if room.f_bavail * room.f_frsize < image.size * ROOM:
         raise CacheError(
             f"{directory} has {room.f_bavail * room.f_frsize >> 20} MiB free, too little to unpack {image.path}",
             hint="Name a directory with room on this node's disk in HPCC_NODE_DIR, or install squashfuse.",
         )
+
+
+def _is_in_memory(directory: str) -> bool:
+    device = os.stat(directory).st_dev
+    name = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", "rb") as file:
+        rows = [row.split() for row in file.read().decode("utf-8", "surrogateescape").splitlines()]
+    return any(row[2] == name and row[row.index("-") + 1] in ("tmpfs", "ramfs") for row in rows)
 
 
 def _remove(path: str) -> None:

@@ -8,15 +8,16 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from hpcc.cache.blobs import MAX_SIZE, read_blob
 from hpcc.cache.layout import Cache
 from hpcc.cache.refs import Ref, write_ref
-from hpcc.errors import HpccError, ImageNotFound, IntegrityError, InvalidImage
+from hpcc.errors import HpccError, ImageNotFound, InvalidImage, UnsupportedImage
 from hpcc.oci.config import ImageConfig
 from hpcc.oci.digest import Digest, Verifier
-from hpcc.oci.manifest import MAX_NESTING, Descriptor, Manifest, parse_manifest
+from hpcc.oci.manifest import MAX_NESTING, Descriptor, Index, Manifest, parse_manifest
 from hpcc.oci.platform import Platform, select
 from hpcc.oci.reference import Reference, api_host
 from hpcc.progress import Progress
@@ -27,7 +28,6 @@ from hpcc.settings import Settings
 from hpcc.version import __version__
 
 CHUNK = 1 << 20
-PATIENCE = 600.0  # seconds without a byte until a reader gives its download up
 
 
 class Found(NamedTuple):
@@ -45,7 +45,7 @@ def connect(reference: Reference, settings: Settings) -> Registry:
     return Registry(
         api_host(host),
         http=settings.nohttps or host in settings.insecure,
-        credentials=find_credentials(host, settings.environ, settings.environ.get("HOME", "")),
+        credentials=find_credentials(host, settings.environ, settings.environ.get("HOME", ""), reference.repository),
         user_agent=f"hpcc/{__version__}",
     )
 
@@ -60,8 +60,7 @@ def find_image(reference: Reference, platform: Platform, registry: Registry, sha
     descriptor = resolved.descriptor
     digest = descriptor.digest
     for _ in range(MAX_NESTING):
-        data = _document(reference, digest, registry, tier, (shared, private))
-        document = parse_manifest(data, descriptor.media_type)
+        document = _document(reference, descriptor._replace(digest=digest), registry, tier, (shared, private))
         if isinstance(document, Manifest):
             config = _config(reference, document, registry, tier, (shared, private))
             if len(config.diff_ids) != len(document.layers):
@@ -74,10 +73,8 @@ def find_image(reference: Reference, platform: Platform, registry: Registry, sha
                 ref = Ref(name, str(top.digest), top.media_type, top.size, time.time())
                 write_ref(tier, reference.name, str(reference.tag), ref)
             return Found(digest, document, config, tier)
-        try:
+        with _named(reference):
             descriptor = select(document.manifests, platform)
-        except HpccError as error:
-            raise type(error)(f"{reference}: {error.message}", hint=error.hint) from None
         digest = descriptor.digest
     raise InvalidImage(
         f"{reference}: an index in an index in an index", hint="The image is broken; ask whoever pushed it."
@@ -85,29 +82,52 @@ def find_image(reference: Reference, platform: Platform, registry: Registry, sha
 
 
 def _document(
-    reference: Reference, digest: Digest, registry: Registry, tier: Cache, caches: tuple[Cache, ...]
-) -> bytes:
-    """A manifest or index, from the tier's own cache or the registry; kept."""
-    data = read_blob((tier,), digest)
-    if data is None:
-        data = read_blob(caches, digest) or registry.manifest(reference.repository, digest)
-        tier.write(tier.blob(digest.algorithm, digest.hex), data)
-    return data
+    reference: Reference, descriptor: Descriptor, registry: Registry, tier: Cache, caches: tuple[Cache, ...]
+) -> Manifest | Index:
+    """A manifest or index, from a cache or the registry; kept in the tier, unless it is no manifest at all."""
+    digest = descriptor.digest
+    kept = read_blob((tier,), digest)
+    data = kept or read_blob(caches, digest) or registry.manifest(reference.repository, digest)
+    with _named(reference):
+        try:
+            return parse_manifest(data, descriptor.media_type)
+        except UnsupportedImage:
+            raise  # kept too, so that asking again costs no quota
+        except HpccError:
+            kept = data
+            raise
+        finally:
+            if kept is None:
+                tier.write(tier.blob(digest.algorithm, digest.hex), data)
 
 
 def _config(
     reference: Reference, manifest: Manifest, registry: Registry, tier: Cache, caches: tuple[Cache, ...]
 ) -> ImageConfig:
     descriptor = manifest.config
-    data = read_blob(caches, descriptor.digest)
+    digest = descriptor.digest
+    kept = read_blob((tier,), digest)
+    data = kept or read_blob(caches, digest)
     if data is None:
         if descriptor.size > MAX_SIZE:
             raise InvalidImage(f"{reference}: a config of {descriptor.size} bytes")
         sink = _Bytes()
         fetch_blob(registry, reference.repository, descriptor, sink)
         data = bytes(sink.data)
-        tier.write(tier.blob(descriptor.digest.algorithm, descriptor.digest.hex), data)
-    return ImageConfig.parse(data)
+    with _named(reference):
+        config = ImageConfig.parse(data)
+    if kept is None:
+        tier.write(tier.blob(digest.algorithm, digest.hex), data)
+    return config
+
+
+@contextmanager
+def _named(reference: Reference) -> Iterator[None]:
+    """Have an error of a pure parser say whose document it was."""
+    try:
+        yield
+    except (InvalidImage, UnsupportedImage) as error:
+        raise type(error)(f"{reference}: {error.message}", hint=error.hint) from None
 
 
 class _Bytes:
@@ -159,25 +179,30 @@ class GrowingFile:
             self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:
-        """All is there and verified, or the download failed."""
+        """All is there and verified, or the download failed. The first call counts."""
         with self._changed:
-            self._ended, self._error = True, error
+            if not self._ended:
+                self._ended, self._error = True, error
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """Make the next write fail, so that the downloading thread ends."""
+        """Make the next write fail, so that the downloading thread ends, and wake the reader."""
         self._cancelled = True
+        self.end(InterruptedError("the pull was given up"))
 
     # The reading side
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes, as they come. Raises what the download raised, or Restarted."""
-        offset, restarts = 0, self._restarts
+        """The bytes from the first one, as they come. Raises what the download raised, or Restarted.
+
+        After Restarted, `chunks` may be called again. Waits as long as the download lasts, which ends by itself.
+        """
+        with self._changed:
+            offset, restarts = 0, self._restarts
         while True:
             with self._changed:
                 while self._size <= offset and not self._ended and self._restarts == restarts:
-                    if not self._changed.wait(PATIENCE):
-                        raise IntegrityError(f"no byte came in {PATIENCE:.0f} s", hint="Try again later.")
+                    self._changed.wait()
                 if self._error is not None:
                     raise self._error
                 if self._restarts != restarts:
@@ -186,6 +211,8 @@ class GrowingFile:
                 ended = self._ended
             while offset < available:
                 data = os.pread(self._file.fileno(), min(CHUNK, available - offset), offset)
+                if not data:
+                    break  # truncated by a restart
                 offset += len(data)
                 yield data
             if ended:

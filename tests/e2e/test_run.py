@@ -1,4 +1,4 @@
-"""exec, run and shell of local images, as root and as a plain user: status, streams, environment, binds, kinds of image."""
+"""exec, run and shell of local images, as root and as a plain user: status, streams, environment, binds, images."""
 
 import os
 import pty

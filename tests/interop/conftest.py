@@ -8,19 +8,24 @@
 
 import os
 import shutil
+import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pytest
 
 from tests.support import people
 from tests.support.docker_registry import DockerRegistry
-from tests.support.images import CONFIG, IMAGE_PATH, awkward_layer
+from tests.support.images import CONFIG, IMAGE_PATH, awkward_layer, layer
 from tests.support.installation import Installation
-from tests.support.peers import apptainer
+from tests.support.peers import apptainer, run_peer
+from tests.support.people import Person
 from tests.support.real import need
+
+if TYPE_CHECKING:
+    import subprocess
 
 LABELS = {"org.opencontainers.image.title": "words", "desc": 'a "quoted" label', "EMPTY": ""}
 _CONFIGS: dict[str, dict[str, Any]] = {
@@ -31,8 +36,16 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+class Tool(Protocol):
+    """Runs a command line of Apptainer's kind as a person; options as for `Person.run`."""
+
+    def __call__(
+        self, argv: Sequence[str | os.PathLike[str]], person: Person, **options: Any
+    ) -> "subprocess.CompletedProcess[str]": ...
+
+
 class Pulled(NamedTuple):
-    """Directories with one image each by name: `NAME.sif`, or `NAME`, an unpacked one, in `sandboxes`."""
+    """Images by name: `NAME.sif` in `ours` and `theirs`, by whom they were pulled; `words`, `plain` in `sandboxes`."""
 
     registry: DockerRegistry
     ours: Path
@@ -44,6 +57,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.interop)
+
+
+@pytest.fixture(scope="session")
+def hpcc(installed: Installation) -> Tool:
+    """hpcc as installed, with this machine's squashfuse and fuse-overlayfs."""
+
+    def run(argv: Sequence[str | os.PathLike[str]], person: Person, **options: Any) -> "subprocess.CompletedProcess[str]":
+        return person.run([installed.hpcc, *argv], **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def hpcc_in_sid(installed: Installation) -> Tool:
+    """The same hpcc by the Python of the Debian sid root: squashfuse 0.5, which gives files to the caller."""
+    (main,) = installed.venv.glob("lib/python3*/site-packages/hpcc/__main__.py")
+
+    def run(argv: Sequence[str | os.PathLike[str]], person: Person, **options: Any) -> "subprocess.CompletedProcess[str]":
+        return run_peer(["python3", "-I", "-S", "-B", main, *argv], person, **options)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -64,8 +98,10 @@ def pulled(installed: Installation) -> Iterator[Pulled]:
                 assert ours.returncode == 0, ours.stderr
                 theirs = apptainer(["pull", "--no-https", made.theirs / f"{name}.sif", uri], me)
                 assert theirs.returncode == 0, theirs.stderr
-            sandbox = apptainer(["build", "--sandbox", made.sandboxes / "words", made.theirs / "words.sif"], me)
-            assert sandbox.returncode == 0, sandbox.stderr
+            for name in ("words", "plain"):
+                uri = f"docker://{registry.host}/tests/{name}:1.0"
+                sandbox = apptainer(["build", "--no-https", "--sandbox", made.sandboxes / name, uri], me)
+                assert sandbox.returncode == 0, sandbox.stderr
             yield made
     finally:
         shutil.rmtree(top, ignore_errors=True)
@@ -77,7 +113,9 @@ def _push(registry: DockerRegistry) -> None:
 
     from hpcc.cli.demo_image import build_demo_layers
 
-    layers = [build_demo_layers().layers[0], awkward_layer()]
+    # Apptainer cannot convert an image whose /etc/resolv.conf leads nowhere
+    mended = layer({"etc/resolv.conf": (tarfile.TarInfo(), b"# of the image\n")})
+    layers = [build_demo_layers().layers[0], awkward_layer(), mended]
     diff_ids = [f"sha256:{hashlib.sha256(gzip.decompress(data)).hexdigest()}" for data in layers]
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
     for name, config in _CONFIGS.items():

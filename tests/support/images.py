@@ -141,9 +141,9 @@ def build_sif(path: Path, layers: list[bytes], config: dict[str, Any], *, mode: 
 
     from hpcc.blocks import default_compressor
     from hpcc.convert import OpenPack, assemble, convert_layer
-    from hpcc.origin import Origin
     from hpcc.oci.config import ImageConfig
     from hpcc.oci.digest import Digest
+    from hpcc.origin import Origin
 
     diff_ids = [f"sha256:{hashlib.sha256(gzip.decompress(data)).hexdigest()}" for data in layers]
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
@@ -165,7 +165,7 @@ def build_sif(path: Path, layers: list[bytes], config: dict[str, Any], *, mode: 
         with ThreadPoolExecutor(2) as pool:
             packs = []
             for data, diff_id in zip(layers, diff_ids, strict=True):
-                file = tempfile.TemporaryFile()  # noqa: SIM115
+                file = tempfile.TemporaryFile()
                 files.append(file)
                 pack = convert_layer(iter([data]), Digest.parse(diff_id), file, compressor, pool)
                 file.flush()
