@@ -13,7 +13,7 @@ from collections import deque
 from hpcc.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
 
 
@@ -89,6 +89,20 @@ def _lines(path: str) -> list[str]:
             return file.read().splitlines()
     except OSError:
         return []
+
+
+def read_ahead(pieces: Iterator[bytes], depth: int = 3) -> Generator[bytes, None, None]:
+    """The same pieces, made in another thread while the last ones are used; at most `depth` wait.
+
+    For sources that release the GIL: decompressing and hashing. What they raise is raised here.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, pieces, None) for _ in range(depth))
+        while (piece := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, pieces, None))
+            yield piece
 
 
 class BlockQueue:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from hpcc import fstree, metadata
-from hpcc.blocks import BLOCK_SIZE, Compressor
+from hpcc.blocks import BLOCK_SIZE, Compressor, read_ahead
 from hpcc.errors import IntegrityError
 from hpcc.oci import layer
 from hpcc.oci.compression import decompress
@@ -60,7 +60,11 @@ def convert_layer(
         for _ in source:  # what stands behind the compressed stream still counts for the blob's digest
             pass
 
-    pack = write_pack(out, pack_name(diff_id, compressor.id), plain(), compressor.compress, pool, QUEUE_DEPTH)
+    pieces = read_ahead(plain())
+    try:
+        pack = write_pack(out, pack_name(diff_id, compressor.id), pieces, compressor.compress, pool, QUEUE_DEPTH)
+    finally:
+        pieces.close()  # its thread reads `chunks`, which are the caller's again from here on
     if plain_hash.hexdigest() != diff_id.hex:
         raise IntegrityError(
             f"a layer unpacks to {diff_id.algorithm}:{plain_hash.hexdigest()}, but the image's config says {diff_id}",

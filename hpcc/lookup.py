@@ -105,6 +105,5 @@ def open_cached(caches: tuple[Cache, ...], origin: Origin, uri: str) -> Image | 
 
 
 def _candidates(cache: Cache, key: str) -> Iterator[tuple[int, str]]:
-    fd = cache.open(cache.sif(key))
-    if fd is not None:
+    for fd in cache.open_each(cache.sif(key)):
         yield fd, os.readlink(f"/proc/self/fd/{fd}")

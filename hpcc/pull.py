@@ -3,9 +3,11 @@
 reference --HEAD--> digest --GET--> manifest, config --> layers, in parallel: blob -> pack --> SIF
 """
 
+import os
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
@@ -17,11 +19,11 @@ from hpcc.cache.refs import read_ref
 from hpcc.cache.temporary import sweep
 from hpcc.convert import OpenPack, assemble, convert_layer, pack_name
 from hpcc.errors import CacheError, HpccError, IntegrityError, InvalidImage, RateLimited, RegistryUnavailable
-from hpcc.local import Image, open_local
+from hpcc.local import Image
 from hpcc.lookup import find_cached, open_cached, origin_of, tiers
 from hpcc.oci.digest import Digest
 from hpcc.oci.manifest import Descriptor
-from hpcc.oci.platform import Platform
+from hpcc.oci.platform import Platform, match_order
 from hpcc.oci.reference import Reference
 from hpcc.pack import read_pack
 from hpcc.progress import SILENT, Progress
@@ -30,7 +32,6 @@ from hpcc.settings import Settings
 from hpcc.sources.docker import Found, GrowingFile, Restarted, cached_chunks, connect, download, find_image
 
 DOWNLOADS = 4  # layers at a time
-ATTEMPTS = 3  # at a layer whose download began again
 
 
 def pull_image(uri: str, settings: Settings, *, arch: str | None = None, progress: Progress = SILENT) -> Image:
@@ -61,12 +62,15 @@ def pull_image(uri: str, settings: Settings, *, arch: str | None = None, progres
             return open_cached((*libraries, shared, private), origin, uri)
 
         def convert() -> Image:
-            return _convert(
-                uri, reference, found, registry, settings, origin_key=origin.key, platform=platform, progress=progress
-            )
+            return _convert(uri, reference, found, registry, settings, platform=platform, progress=progress)
 
+        if found.config.architecture and found.config.platform not in match_order(platform):
+            progress.warning(f"{uri} is an image for {found.config.platform}, not for {platform}")
         image = single_flight(found.tier, origin.key, cached, convert, wait=settings.lock_wait, on_wait=waiting)
-        add_to_index(found.tier, reference, found.digest, found.manifest.media_type)
+        try:
+            add_to_index(found.tier, reference, found.digest, found.manifest.media_type)
+        except CacheError as error:  # it is derived, and the image is there
+            progress.warning(error.message)
         return image
 
     def waiting(holder: str) -> None:
@@ -78,6 +82,7 @@ def pull_image(uri: str, settings: Settings, *, arch: str | None = None, progres
         )
     finally:
         progress.close()
+        registry.close()
 
 
 def _stale(
@@ -109,7 +114,6 @@ def _convert(
     registry: Registry,
     settings: Settings,
     *,
-    origin_key: str,
     platform: Platform,
     progress: Progress,
 ) -> Image:
@@ -118,19 +122,20 @@ def _convert(
     compressor = default_compressor()
     progress.stage("Pulling", sum(layer.size for layer in found.manifest.layers))
     with ExitStack() as stack:
-        pool = stack.enter_context(_pool(thread_count()))
-        downloads = stack.enter_context(_pool(DOWNLOADS))
-        converters = stack.enter_context(_pool(min(thread_count(), max(1, len(found.manifest.layers)))))
         sources: dict[Digest, _Layer] = {}
         for layer, diff_id in zip(found.manifest.layers, found.config.diff_ids, strict=True):
             if diff_id not in sources:
                 sources[diff_id] = _Layer(tier, layer, diff_id, compressor, settings, progress, stack)
+        # Entered after the layers' files, so that no thread has one that is closed already.
+        pool = stack.enter_context(_pool(thread_count()))
+        converters = stack.enter_context(_pool(min(thread_count(), max(1, len(sources)))))
+        downloads = _Downloads(DOWNLOADS)
         waiting: list[Future[None]] = []
         try:
             for source in sources.values():
                 if source.pack is None:
                     waiting.append(converters.submit(source.make, registry, reference, downloads, pool))
-            for each in waiting:
+            for each in as_completed(waiting):
                 each.result()
         except BaseException:
             for source in sources.values():
@@ -141,10 +146,14 @@ def _convert(
         progress.stage("Converting")
         packs = [sources[diff_id].opened() for diff_id in found.config.diff_ids]
         file = stack.enter_context(tier.temporary())
-        assemble(file.fileno(), packs, origin_of(reference, found.digest, platform), found.config, compressor, pool)
-        path = tier.publish(file, tier.sif(origin_key))
-    image = open_local(path, name=uri, cache=tier.root)
-    if image.key != origin_key:
+        origin = origin_of(reference, found.digest, platform)
+        assemble(file.fileno(), packs, origin, found.config, compressor, pool)
+        path = tier.publish(file, tier.sif(origin.key))
+        image = open_cached((tier,), origin, uri)
+        if image is None:  # the name is a trusted person's, whose damaged file cannot be replaced
+            tier.publish(file, tier.sif(origin.key), beside=True)
+            image = open_cached((tier,), origin, uri)
+    if image is None:
         raise IntegrityError(f"{path} is not what was just written there", hint="Somebody else writes to the cache.")
     return image
 
@@ -156,6 +165,23 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class _Downloads:
+    """Runs downloads, some at a time, in threads that nobody waits for at the end.
+
+    A connection that hangs would hold up Ctrl-C, and the end of the interpreter, until its timeout.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = threading.BoundedSemaphore(most)
+
+    def start(self, registry: Registry, reference: Reference, layer: Descriptor, target: GrowingFile) -> None:
+        def run() -> None:
+            with self._free:
+                download(registry, reference, layer, target)
+
+        threading.Thread(target=run, name=f"download {layer.digest}"[:24], daemon=True).start()
 
 
 class _Layer:
@@ -175,6 +201,7 @@ class _Layer:
         self._settings, self._progress, self._stack = settings, progress, stack
         self._name = pack_name(diff_id, compressor.id)
         self._download: GrowingFile | None = None
+        self._given_up = False
         self.pack = _open_pack(tier, self._name, stack)
         if self.pack is None:
             self._blob: BinaryIO = stack.enter_context(tier.temporary())
@@ -187,12 +214,11 @@ class _Layer:
         return self.pack
 
     def cancel(self) -> None:
+        self._given_up = True
         if self._download is not None:
             self._download.cancel()
 
-    def make(
-        self, registry: Registry, reference: Reference, downloads: ThreadPoolExecutor, pool: ThreadPoolExecutor
-    ) -> None:
+    def make(self, registry: Registry, reference: Reference, downloads: _Downloads, pool: ThreadPoolExecutor) -> None:
         """Write the pack; publish it, and the blob, as far as the settings keep them."""
         chunks = cached_chunks(self._tier, self._layer)
         if chunks is not None:
@@ -202,24 +228,17 @@ class _Layer:
                 return
             except (IntegrityError, InvalidImage):
                 self._progress.warning(f"layer {self._layer.digest} in the cache is damaged; it is fetched again")
-        for _ in range(ATTEMPTS):
-            self._blob.seek(0)
-            self._blob.truncate()
-            self._download = GrowingFile(self._blob, self._progress)
-            done = downloads.submit(download, registry, reference, self._layer, self._download)
+        self._download = GrowingFile(self._blob, self._progress)
+        if self._given_up:
+            self._download.cancel()
+        downloads.start(registry, reference, self._layer, self._download)
+        while True:  # a download begins again a few times at most
             try:
-                self._write(self._download.chunks(), pool, done)
+                return self._write(self._download.chunks(), pool, downloaded=True)
             except Restarted:
-                self._download.cancel()
-                done.result()
                 continue
-            return
-        raise IntegrityError(
-            f"{reference}: layer {self._layer.digest} did not come whole in {ATTEMPTS} attempts",
-            hint="Something between here and the registry alters the data: a proxy, perhaps.",
-        )
 
-    def _write(self, chunks: Iterator[bytes], pool: ThreadPoolExecutor, done: "Future[None] | None" = None) -> None:
+    def _write(self, chunks: Iterator[bytes], pool: ThreadPoolExecutor, *, downloaded: bool = False) -> None:
         self._pack_file.seek(0)
         self._pack_file.truncate()
         try:
@@ -233,11 +252,9 @@ class _Layer:
             raise  # some are OSErrors as well
         except OSError as error:
             raise CacheError(f"cannot write to {self._tier.root}: {error.strerror}", hint="Is the disk full?") from None
-        if done is not None:
-            done.result()
-            if self._settings.keep_blobs:
-                digest = self._layer.digest
-                self._tier.publish(self._blob, self._tier.blob(digest.algorithm, digest.hex))
+        if downloaded and self._settings.keep_blobs:
+            digest = self._layer.digest
+            self._tier.publish(self._blob, self._tier.blob(digest.algorithm, digest.hex))
         self._pack_file.flush()
         if self._settings.keep_packs:
             self._tier.publish(self._pack_file, self._tier.pack(self._name))
@@ -246,8 +263,6 @@ class _Layer:
 
 def _open_pack(tier: Cache, name: str, stack: ExitStack) -> OpenPack | None:
     """The pack from the cache; None where it is missing or damaged."""
-    import os
-
     fd = tier.open(tier.pack(name))
     if fd is None:
         return None

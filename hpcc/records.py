@@ -12,8 +12,11 @@ else:
     from operator import itemgetter
 
     def _new(cls, *args, **kwargs):
-        if kwargs or len(args) != len(cls._fields):
+        missing = len(cls._fields) - len(args)
+        if kwargs or missing < 0 or missing > len(cls._tail):
             args = _bind(cls, args, kwargs)
+        elif missing:
+            args += cls._tail[-missing:]
         return tuple.__new__(cls, args)
 
     def _bind(cls, args, kwargs):
@@ -37,7 +40,9 @@ else:
         return f"{type(self).__name__}({pairs})"
 
     def _replace(self, **values):
-        return type(self)(**{**self._asdict(), **values})
+        if not values.keys() <= set(self._fields):
+            raise ValueError(f"{type(self).__name__} has no field {', '.join(values.keys() - set(self._fields))}")
+        return tuple.__new__(type(self), [values.get(name, old) for name, old in zip(self._fields, self, strict=True)])
 
     def _asdict(self):
         return dict(zip(self._fields, self, strict=True))
@@ -63,6 +68,7 @@ else:
                 "__match_args__": fields,
                 "_fields": fields,
                 "_field_defaults": defaults,
+                "_tail": tuple(defaults.values()),  # of the last fields, as Python wants it
                 "_replace": _replace,
                 "_asdict": _asdict,
                 "_make": classmethod(_make),

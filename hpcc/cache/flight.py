@@ -93,8 +93,13 @@ def _sign(path: str) -> None:
     except (KeyError, OSError):
         user = str(os.getuid())
     note = f"{user} on {socket.gethostname()}, process {os.getpid()}, since {time.strftime('%H:%M:%S')}"
+    who = path + ".who"
     try:
-        with open(path + ".who", "w", encoding="utf-8") as file:
+        if os.path.lexists(who):
+            os.unlink(who)  # not opened: others may write here, and it may be a link of theirs to a file of ours
+        fd = os.open(who, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open(fd, "w", encoding="utf-8") as file:
+            os.fchmod(fd, 0o644)
             file.write(note)
     except OSError:
         pass
@@ -102,7 +107,8 @@ def _sign(path: str) -> None:
 
 def _holder(path: str) -> str:
     try:
-        with open(path + ".who", encoding="utf-8", errors="replace") as file:
+        fd = os.open(path + ".who", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, encoding="utf-8", errors="replace") as file:
             return "".join(ch for ch in file.read(200) if ch.isprintable()) or "another process"
     except OSError:
         return "another process"

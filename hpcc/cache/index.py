@@ -30,10 +30,8 @@ def add_to_index(cache: Cache, reference: Reference, digest: Digest, media_type:
         "size": len(data),
         "annotations": {REF_NAME: reference.canonical},
     }
-    entries = [
-        each for each in _entries(cache, path) if each.get("annotations", {}).get(REF_NAME) != reference.canonical
-    ]
-    if len(entries) == 0 and not os.path.exists(cache.path("oci/oci-layout")):
+    entries = [each for each in _entries(cache, path) if _name(each) != reference.canonical]
+    if not os.path.exists(cache.path("oci/oci-layout")):
         cache.write(cache.path("oci/oci-layout"), b'{"imageLayoutVersion":"1.0.0"}')
     _write(cache, path, [*entries, entry])
 
@@ -43,8 +41,13 @@ def _entries(cache: Cache, path: str) -> list[dict[str, Any]]:
     try:
         entries = json.loads(data or b"{}").get("manifests", [])
         return [each for each in entries if isinstance(each, dict)]
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return []
+
+
+def _name(entry: dict[str, Any]) -> str:
+    annotations = entry.get("annotations")
+    return str(annotations.get(REF_NAME, "")) if isinstance(annotations, dict) else ""
 
 
 def _manifest_if_whole(cache: Cache, digest: Digest) -> bytes | None:

@@ -64,16 +64,19 @@ class Cache:
 
     def open(self, path: str) -> int | None:
         """A descriptor of the object at `path`, or in this user's slot for it; None where there is none to trust."""
-        stem, suffix = os.path.splitext(path)
-        for candidate in (path, f"{stem}.{os.getuid()}{suffix}"):
+        return next(self.open_each(path), None)
+
+    def open_each(self, path: str) -> Iterator[int]:
+        """Descriptors of what may stand for the object at `path`, one after the other; the caller's to close."""
+        for candidate in (path, own_slot(path)):
             try:
                 fd = os.open(candidate, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
             except OSError:
                 continue  # also ESTALE and EACCES: an object may vanish at any time, and that is a miss
             if self.policy.trusts(os.fstat(fd)):
-                return fd
-            os.close(fd)
-        return None
+                yield fd
+            else:
+                os.close(fd)
 
     def read(self, path: str, limit: int) -> bytes | None:
         """The bytes of a small object that is trusted; None where there is none, or it is beyond `limit`."""
@@ -119,28 +122,28 @@ class Cache:
             except FileNotFoundError:
                 pass
 
-    def publish(self, file: BinaryIO, path: str, *, mode: int = 0o444) -> str:
+    def publish(self, file: BinaryIO, path: str, *, mode: int = 0o444, beside: bool = False) -> str:
         """Give a temporary of `temporary` its name. Atomic. Returns the name that it got.
 
         An object that is there already and trusted stays, except one's own, which is replaced. A name that is
-        taken by somebody who is not trusted: a slot of one's own beside it.
+        taken by somebody who is not trusted, or with `beside`: a slot of one's own beside it.
         """
         with _explained(path):
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-            directory, name = os.path.split(path)
+            directory = os.path.dirname(path)
             self.make_directory(os.path.relpath(directory, self.root))
             try:
-                os.rename(file.name, path)
+                os.rename(file.name, own_slot(path) if beside else path)
             except OSError as error:
-                if error.errno not in (errno.EPERM, errno.EACCES) or not os.path.lexists(path):
+                if beside or error.errno not in _TAKEN or not os.path.lexists(path):
                     raise
                 if self.policy.trusts(os.lstat(path)):
                     return path
-                stem, suffix = os.path.splitext(name)
-                path = os.path.join(directory, f"{stem}.{os.getuid()}{suffix}")
-                os.rename(file.name, path)
+                beside = True
+                os.rename(file.name, own_slot(path))
+            path = own_slot(path) if beside else path
             sync_directory(directory)
             return path
 
@@ -158,13 +161,19 @@ class Cache:
         try:
             if time.time() - os.stat(path).st_mtime < USE_INTERVAL:
                 return
-            os.utime(path)
+            os.utime(path, follow_symlinks=False)
         except OSError:
             try:
                 self.make_directory("uses", key)
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
             except (OSError, CacheError):
                 pass  # a read-only cache
+
+
+def own_slot(path: str) -> str:
+    """Where this user's object stands when somebody else's has the name."""
+    stem, suffix = os.path.splitext(path)
+    return f"{stem}.{os.getuid()}{suffix}"
 
 
 def sync_directory(path: str) -> None:
@@ -184,6 +193,8 @@ def _mkdir(path: str, mode: int) -> None:
     if mode != 0o700:
         os.chmod(path, mode)  # mkdir(2) drops what the umask masks
 
+
+_TAKEN = (errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENOTEMPTY)  # by somebody else's file, by a directory
 
 _HINTS = {
     errno.ENOSPC: "Free some space (`hpcc cache clean`), or name a roomier place in HPCC_CACHE_DIR.",

@@ -9,6 +9,7 @@ Each embeds the name under which it stands, so a hard link to another tag's ref 
 import os
 
 from hpcc.cache.layout import Cache
+from hpcc.oci.digest import Digest
 from hpcc.quickjson import loads
 from hpcc.records import NamedTuple
 
@@ -26,7 +27,10 @@ class Ref(NamedTuple):
 
 
 def read_ref(cache: Cache, name: str, tag: str) -> Ref | None:
-    """The newest trusted ref, or None."""
+    """The newest trusted ref, or None. A clock that runs ahead makes no ref newer than all others for ever."""
+    import time
+
+    now = time.time()
     directory = cache.tag(name, tag)
     newest: Ref | None = None
     try:
@@ -36,7 +40,7 @@ def read_ref(cache: Cache, name: str, tag: str) -> Ref | None:
     for uid in names:
         data = cache.read(os.path.join(directory, uid), MAX_SIZE) if uid.isdigit() else None
         ref = _parse(data, f"{name}:{tag}") if data else None
-        if ref and (newest is None or ref.checked_at > newest.checked_at):
+        if ref and (newest is None or abs(now - ref.checked_at) < abs(now - newest.checked_at)):
             newest = ref
     return newest
 
@@ -52,7 +56,7 @@ def write_ref(cache: Cache, name: str, tag: str, ref: Ref) -> None:
 def _parse(data: bytes, name: str) -> Ref | None:
     try:
         ref = Ref(**loads(data))
-        valid = ref.name == name and isinstance(ref.digest, str) and isinstance(ref.media_type, str)
+        valid = ref.name == name and str(Digest.parse(ref.digest)) and isinstance(ref.media_type, str)
         return ref if valid and ref.checked_at >= 0 and ref.size >= 0 else None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError):
         return None

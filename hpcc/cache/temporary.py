@@ -1,6 +1,9 @@
 """Names of temporaries: whose they are, so that what a killed process left can be told and removed.
 
-tmp/<host>-<pid>-<start>-<random>     start: when the process began, in clock ticks since boot
+tmp/<host>.<space>-<pid>-<start>-<random>
+
+space   the namespace in which the pid means something: a job's own, or the host's
+start   when the process began, in clock ticks since boot
 """
 
 import os
@@ -9,7 +12,7 @@ import socket
 
 
 def new_name() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}-{_start(os.getpid())}-{secrets.token_hex(6)}"
+    return f"{_here()}-{os.getpid()}-{_start(os.getpid())}-{secrets.token_hex(6)}"
 
 
 def sweep(directory: str) -> int:
@@ -32,9 +35,13 @@ def sweep(directory: str) -> int:
 def is_abandoned(name: str) -> bool:
     """Whether `name` is a temporary whose process ran on this host and is gone."""
     host, *rest = name.rsplit("-", 3)
-    if host != socket.gethostname() or len(rest) != 3 or not (rest[0].isdigit() and rest[1].isdigit()):
+    if host != _here() or len(rest) != 3 or not (rest[0].isdigit() and rest[1].isdigit()):
         return False
     return _start(int(rest[0])) != int(rest[1])
+
+
+def _here() -> str:
+    return f"{socket.gethostname()}.{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def _start(pid: int) -> int:

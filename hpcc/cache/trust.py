@@ -66,21 +66,28 @@ class Policy:
         users, groups = self._users, self._groups
         path = os.path.join(self._root, "policy.toml")
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return users, groups
         with open(fd, "rb") as file:
             status = os.fstat(fd)
             owner = os.stat(self._root).st_uid
-            if status.st_uid not in (owner, 0) or status.st_mode & 0o022:
+            if status.st_uid not in (owner, 0) or status.st_mode & 0o022 or not stat.S_ISREG(status.st_mode):
                 return users, groups
             data = file.read(1 << 20)
         import tomllib
 
         try:
             policy = tomllib.loads(data.decode())
-            users += tuple(map(str, policy.get("trusted_users", ())))
-            groups += tuple(map(str, policy.get("trusted_groups", ())))
-        except (ValueError, TypeError) as error:
+            users += _list_of_names(policy, "trusted_users")
+            groups += _list_of_names(policy, "trusted_groups")
+        except ValueError as error:
             raise CacheError(f"{path} does not parse: {error}", hint="Ask the cache's owner to mend it.") from None
         return users, groups
+
+
+def _list_of_names(policy: dict[str, object], key: str) -> tuple[str, ...]:
+    value = policy.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{key} is no list of names")
+    return tuple(value)

@@ -135,9 +135,9 @@ class Registry:
         what = f"image {reference}"
         headers: Mapping[str, str] = {}
         try:
-            with self._request("HEAD", path, repository, what, anonymous=anonymous, accept=ACCEPT) as response:
-                headers = response.headers
-                _drain(response)
+            response = self._request("HEAD", path, repository, what, anonymous=anonymous, accept=ACCEPT)
+            headers = response.headers
+            _dismiss(response)
         except (AccessDenied, ImageNotFound, RateLimited, RegistryUnavailable):
             raise
         except RegistryError:  # 405: a registry without HEAD
@@ -164,19 +164,17 @@ class Registry:
         kept, self._kept = self._kept, None
         if kept is not None and kept[:2] == (repository, digest):
             return kept[2]
-        error: HpccError | None = None
-        for _ in range(2):
-            verifier = Verifier(digest, None, f"manifest {digest} of {self.host}/{repository}")
+        for last in (False, True):
             try:
                 data, _ = self._get_manifest(repository, str(digest))
+                verifier = Verifier(digest, None, f"manifest {digest} of {self.host}/{repository}")
                 verifier.update(data)
                 verifier.finish()
-            except (IntegrityError, Interrupted) as wrong:
-                error = wrong
-            else:
                 return data
-        assert error is not None
-        raise error
+            except (IntegrityError, Interrupted):
+                if last:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     def _get_manifest(self, repository: str, reference: str) -> tuple[bytes, str]:
         path = f"/v2/{repository}/manifests/{reference}"
@@ -236,7 +234,7 @@ class Registry:
 
     def _authorised(self, method: str, path: str, headers: Mapping[str, str], question: Question) -> requests.Response:
         used = self._authorisation(question, None)
-        response = self._send(method, self._base + path, {**headers, **used})
+        response = self._send(method, self._base + path, {**headers, **used}, question)
         if response.status_code == 401 and origin(response.url) == origin(self._base):
             challenge = choose(parse_challenges(response.headers.get("WWW-Authenticate", "")))
             if challenge is not None:
@@ -244,10 +242,8 @@ class Registry:
                     self._challenge = challenge
                 renewed = self._authorisation(question, used.get("Authorization", ""))
                 if renewed and renewed != used:
-                    _drain(response)
-                    response.close()
-                    response = self._send(method, self._base + path, {**headers, **renewed})
-        self.limits = parse_rate_limit(response.headers) or self.limits
+                    _dismiss(response)
+                    response = self._send(method, self._base + path, {**headers, **renewed}, question)
         status = response.status_code
         if status in (200, 206) or (status == 416 and "Range" in headers):
             return response
@@ -282,8 +278,8 @@ class Registry:
         login = question.credentials
         headers = {"Authorization": f"Basic {login.basic}"} if login else {}
         query = token_query(challenge, question.repository)
-        with self._send("GET", realm, headers, query) as response:
-            service = question._replace(what=f"token at {parts.hostname}")
+        service = question._replace(what=f"token at {parts.hostname}")
+        with self._send("GET", realm, headers, service, query) as response:
             if response.status_code == 404:
                 raise RegistryError(f"{self.host} sends us for a token to {parts.hostname}, which has none (404)")
             if response.status_code != 200:
@@ -302,9 +298,14 @@ class Registry:
     # One exchange, with patience
 
     def _send(
-        self, method: str, url: str, headers: Mapping[str, str], query: Mapping[str, str] | None = None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        question: Question,
+        query: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """The answer, whatever its status, after redirects and, where that helps, after more tries."""
+        """The answer, whatever its status but 429, after redirects and, where that helps, after more tries."""
         for attempt in range(TRIES):
             last = attempt == TRIES - 1
             pause = PAUSE * 2**attempt * random.uniform(0.5, 1.5)
@@ -313,16 +314,19 @@ class Registry:
             except Interrupted:
                 if last:
                     raise
-            else:
-                if response.status_code != 429 and response.status_code < 500:
-                    return response
-                # A quota that is spent does not come back in seconds, and Docker Hub names no time; Quay and GHCR do.
-                wait = find_retry_after(response.headers, "", time.time())
-                if last or (wait is None and response.status_code == 429) or (wait or 0) > LONGEST_WAIT:
-                    return response
-                response.close()
-                pause += wait or 0
-            time.sleep(pause)
+                time.sleep(pause)
+                continue
+            self.limits = parse_rate_limit(response.headers) or self.limits
+            busy = response.status_code == 429
+            if not busy and (last or response.status_code < 500):
+                return response
+            said = self._words(response, question.credentials)
+            wait = find_retry_after(response.headers, said, time.time())
+            response.close()
+            # A quota that is spent does not come back in seconds, and Docker Hub names no time; Quay and GHCR do.
+            if last or (busy and wait is None) or (wait or 0) > LONGEST_WAIT:
+                raise to_error(response.status_code, response.headers, said, question, self.limits)
+            time.sleep(pause + (wait or 0))
         raise AssertionError("the last try returns or raises")
 
     def _follow(
@@ -334,8 +338,7 @@ class Registry:
             response = self._exchange(method, url, sent, query)
             if response.status_code not in _REDIRECTS:
                 return response
-            _drain(response)
-            response.close()
+            _dismiss(response)
             url, query = join(url, response.headers.get("Location", "")), None
             parts = split(url)
             if parts is None or not self._is_safe(parts):
@@ -360,7 +363,7 @@ class Registry:
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
-            session = self._local.session = requests.Session()
+            session = self._local.session = _Session()
             session.auth = _no_auth  # else requests looks for a ~/.netrc
             session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
             with self._sessions_lock:
@@ -403,7 +406,7 @@ class Registry:
             )
         if "NameResolution" in text or "Name or service not known" in text or "Failed to resolve" in text:
             return RegistryUnavailable(f"cannot reach {host}: no such host", hint=hint)
-        if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
+        if isinstance(error, requests.exceptions.InvalidURL) or "label" in text:  # of more than 63 letters
             return RegistryUnavailable(f"cannot reach {host}: that is no host name", hint=hint)
         if isinstance(error, requests.exceptions.Timeout):
             why, broken = "it does not answer", self._reached
@@ -412,6 +415,11 @@ class Registry:
         else:
             why, broken = "the connection broke", True
         return (Interrupted if broken else RegistryUnavailable)(f"cannot reach {host}: {why}", hint=hint)
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: even when told not to follow redirects, requests reads their bodies to the end and their addresses."""
 
 
 class Blob:
@@ -486,9 +494,10 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _drain(response: requests.Response) -> None:
-    """Read a short body, so that its connection can serve again."""
-    try:
-        response.raw.read(MAX_WORDS)
-    except _BROKEN:
-        pass
+def _dismiss(response: requests.Response) -> None:
+    """Close an answer whose body nobody wants; a short one is read, so that its connection can serve again."""
+    with response:
+        try:
+            response.raw.read(MAX_WORDS)
+        except _BROKEN:
+            pass

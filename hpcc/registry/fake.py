@@ -41,6 +41,7 @@ class Faults(NamedTuple):
     hang_up: int = 0  # requests whose connection is closed without an answer
     busy: int = 0  # requests answered 429, with `retry_after`
     retry_after: str = ""
+    busy_words: str = "slow down"
     no_head: bool = False  # HEAD is answered 405
     token: bytes = b""  # what the token service answers instead of a token
     no_authorization: bool = False  # as S3 behind a redirect: 400 to a request that has one
@@ -223,7 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._fail(503, "UNAVAILABLE", "try again")
         if registry.faults.busy and registry.happens("busy", registry.faults.busy):
             headers = {"Retry-After": registry.faults.retry_after} if registry.faults.retry_after else {}
-            return self._fail(429, "TOOMANYREQUESTS", "slow down", headers)
+            return self._fail(429, "TOOMANYREQUESTS", registry.faults.busy_words, headers)
         if registry.faults.no_authorization and "Authorization" in self.headers:
             return self._fail(400, "INVALID", "only one authorisation is allowed")
         repository, kind, reference = _split(path)

@@ -61,7 +61,7 @@ def parse_retry_after(text: str, now: float) -> float | None:
 
     RFC 9110, 10.2.3; Docker Hub is known to send the second of the epoch in a number.
     """
-    text = text.strip()[:100]
+    text = text.strip()[:100].replace("Âµ", "µ")  # UTF-8 in a header, which is read as latin-1
     if _is_number(text):
         seconds = float(text)
         return _bounded(seconds - now if seconds > _YEAR else seconds)

@@ -76,6 +76,10 @@ def start(ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_m
 
     keep_mounted: use, and leave, a holder for the image's mount.
     """
+    # Whoever starts us with SIGCHLD ignored would have the kernel take our children's statuses away.
+    import _signal  # type: ignore[import-not-found]  # unlike signal, it makes no enums
+
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     writable = any(isinstance(op, plan.Layer) and op.writable for op in ops)
     stage = node_directory(settings, "stage")
     host = known_host(settings, settings.node_dir)

@@ -25,6 +25,7 @@ _ALWAYS = frozenset(
 )  # fmt: skip
 _NEVER = frozenset(("HOME", "PATH", "LD_LIBRARY_PATH", "PS1", "PROMPT_COMMAND", "OLDPWD"))
 _LIBRARIES = "/.singularity.d/libs"
+_EXTENSIONS = {"PREPEND_PATH": "'{}':\"$PATH\"", "APPEND_PATH": "\"$PATH\":'{}'"}  # of a PATH that scripts set
 
 
 class RunConfig(NamedTuple):
@@ -66,8 +67,9 @@ def container_environment(
     env["PATH"] = image.get("PATH", DEFAULT_PATH)
     if clean and config.scripts:
         env.setdefault("LANG", "C")
-    libraries = image.get("LD_LIBRARY_PATH", "")
-    env["LD_LIBRARY_PATH"] = f"{libraries}:{_LIBRARIES}" if libraries else _LIBRARIES
+    if not config.scripts:  # of an image with scripts, `script` sees to it once they have spoken
+        libraries = image.get("LD_LIBRARY_PATH", "")
+        env["LD_LIBRARY_PATH"] = f"{libraries}:{_LIBRARIES}" if libraries else _LIBRARIES
     name = image_name.rpartition("/")[2]
     env["PS1"] = f"{name}> "
     for prefix in ("APPTAINER", "SINGULARITY"):
@@ -84,8 +86,9 @@ def container_environment(
             key[len(prefix) :]: value for key, value in host.items() if key.startswith(prefix) and key != prefix
         }
     override |= dict(options)
-    _extend_path(override, env["PATH"])
-    env |= override
+    if not config.scripts or "PATH" in override:
+        _extend_path(override, env["PATH"])
+    env |= {name: value for name, value in override.items() if name not in _EXTENSIONS}
     return tuple(sorted(env.items())), tuple(sorted(override.items()))
 
 
@@ -108,9 +111,16 @@ def _pairs(env: tuple[str, ...]) -> list[tuple[str, str]]:
 
 def script(override: tuple[tuple[str, str], ...]) -> str:
     """A shell script that reads the image's own env scripts, sets what wins over them, and becomes its arguments."""
-    lines = ['for f in /.singularity.d/env/*.sh; do [ ! -f "$f" ] || . "$f"; done', "unset f"]
+    lines = [
+        'for f in /.singularity.d/env/*.sh; do [ ! -f "$f" ] || . "$f"; done',
+        "unset f",
+        f'case ":$LD_LIBRARY_PATH:" in *:{_LIBRARIES}:*) ;;',
+        f'*) export LD_LIBRARY_PATH="${{LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}}{_LIBRARIES}" ;; esac',
+    ]
     for name, value in override:
-        if name.isascii() and name.replace("_", "a").isalnum() and not name[0].isdigit():
+        if name in _EXTENSIONS:
+            lines.append("export PATH=" + _EXTENSIONS[name].format(value.replace("'", "'\\''")))
+        elif name.isascii() and name.replace("_", "a").isalnum() and not name[0].isdigit():
             quoted = value.replace("'", "'\\''")
             lines.append(f"export {name}='{quoted}'")
     return "\n".join([*lines, 'exec "$@"'])

@@ -150,7 +150,8 @@ def _start_time(proc: int, *, close: bool = True) -> str:
     try:
         fd = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
         try:
-            return os.read(fd, 1024).rpartition(b")")[2].split()[19].decode()
+            fields = os.read(fd, 1024).rpartition(b")")[2].split()
+            return "" if fields[0] in b"ZX" else fields[19].decode()  # a zombie has no namespaces any more
         finally:
             os.close(fd)
     except OSError:

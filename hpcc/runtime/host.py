@@ -81,6 +81,8 @@ def known_host(settings: Settings, directory: str) -> Host:
     except (OSError, TypeError):
         pass
     host = probe(squashfuse, overlayfs, directory)
+    if not host.mounts:
+        return host  # perhaps only for now: the limit of namespaces may be taken up by others
     temporary = f"{name}.{os.getpid()}"
     with open(temporary, "w", encoding="utf-8") as file:
         file.write("\n".join(str(int(value)) if isinstance(value, bool) else value for value in host))

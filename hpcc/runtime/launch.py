@@ -34,6 +34,7 @@ class Launcher:
         self._stage, self._uid, self._gid = stage, uid, gid
         self._session = f"{stage}/session"
         self._final = -1
+        self._release_signals: Callable[[], None] | None = None  # of a process that holds them back until it execs
         self._own: set[int] = set()  # devices of tmpfs's that this run made: there it may make mount points
 
     def run(self, ops: tuple[plan.Op, ...]) -> int:
@@ -65,7 +66,7 @@ class Launcher:
     def _new_processes(self, op: plan.NewProcesses) -> int | None:
         import signal
 
-        from hpcc.runtime.supervise import block_signals, supervise
+        from hpcc.runtime.supervise import block_signals, release_signals, supervise
 
         kernel.unshare(kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC)
         mask = block_signals()
@@ -83,7 +84,7 @@ class Launcher:
             if payload:
                 status = supervise(payload, is_init=True, bare=False)
                 os._exit(status)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._release_signals = lambda: release_signals(mask)
         return None
 
     def _layer(self, op: plan.Layer) -> None:
@@ -187,7 +188,11 @@ class Launcher:
                 f"--bind {op.source}: {error.strerror}", hint="The path must exist on this host."
             ) from None
         directory = status.st_mode & 0o170000 == 0o040000
-        self._bind_on(op.source, op.target, directory=directory, readonly=op.readonly, device=op.device)
+        try:
+            self._bind_on(op.source, op.target, directory=directory, readonly=op.readonly, device=op.device)
+        except UsageError:  # the image has something else there, such as a loop of links
+            if not op.optional:
+                raise
 
     def _bind_on(
         self, source: str, target: str, *, directory: bool, readonly: bool = False, device: bool = False
@@ -221,7 +226,10 @@ class Launcher:
             ("group", _group(op.gid), op.gid),
         )
         for name, line, number in entries:
-            fd, _, missing = resolve(self._final, f"/etc/{name}")
+            try:
+                fd, _, missing = resolve(self._final, f"/etc/{name}")
+            except OSError:
+                continue
             try:
                 if missing or not stat.S_ISREG(os.fstat(fd).st_mode):
                     continue  # a hostile image has a fifo there
@@ -278,6 +286,8 @@ class Launcher:
         _restore_signals()
         if op.script:
             argv = ("/bin/sh", "-c", op.script, "hpcc", *argv)
+        if self._release_signals is not None:
+            self._release_signals()
         _become(argv, environment)
 
 

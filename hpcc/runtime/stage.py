@@ -74,7 +74,10 @@ def make_points(root: int, layer: str, points: tuple[tuple[str, bool | None, str
                 is_directory = stat.S_ISDIR(os.stat(source).st_mode)
             except OSError:
                 continue
-        fd, names, missing = resolve(root, path)
+        try:
+            fd, names, missing = resolve(root, path)
+        except OSError:
+            continue  # a file or a loop of links stands in the way: what mounts there will say so
         os.close(fd)
         if not missing:
             continue

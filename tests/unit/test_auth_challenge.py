@@ -34,17 +34,16 @@ def test_bearer_with_commas_in_scope() -> None:
     [
         ('Basic realm="a, b=c", Bearer realm="d"', ["basic", "bearer"]),
         ('Negotiate, Basic realm="x"', ["negotiate", "basic"]),
-        ('Negotiate abc==, Basic realm="x"', ["negotiate", "abc", "basic"]),
+        ('Negotiate abc==, Basic realm="x"', ["negotiate", "basic"]),
         ('BEARER  realm = "x" , Service=y', ["bearer"]),
         ("Basic", ["basic"]),
         ("", []),
         (",,,", []),
-        ('=x, Bearer realm="', ["bearer"]),
+        ('=x, Bearer realm="', ["x", "bearer"]),
     ],
 )
 def test_several_challenges(header: str, schemes: list[str]) -> None:
-    found = [challenge.scheme for challenge in parse_challenges(header)]
-    assert [scheme for scheme in found if scheme != "abc"] == [scheme for scheme in schemes if scheme != "abc"]
+    assert [challenge.scheme for challenge in parse_challenges(header)] == schemes
 
 
 def test_quotes_and_escapes() -> None:
@@ -151,7 +150,7 @@ NOW = 1_700_000_000.0
         ("1h2", None),
         ("1.2.3s", None),
         ("²", None),
-        ("9" * 50, None),
+        ("9" * 50, 366 * 86400.0),
     ],
 )
 def test_retry_after(text: str, seconds: float | None) -> None:

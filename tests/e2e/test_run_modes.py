@@ -1,0 +1,250 @@
+"""--contain, --containall and --compat, and what a payload may do: one test for each promise."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.images import Images, images
+from tests.support.installation import Installation
+from tests.support.people import Person
+
+MINIMAL_DEV = {
+    "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom", "zero",
+}  # fmt: skip
+MODES = {"default": (), "contain": ("--contain",), "containall": ("--containall",), "compat": ("--compat",)}
+EACH_MODE = pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+
+
+@pytest.fixture
+def image() -> Images:
+    return images()
+
+
+class Sh:
+    def __init__(self, person: Person, installed: Installation) -> None:
+        self.person, self.hpcc = person, installed.hpcc
+
+    def __call__(self, image: Path, script: str, *flags: str, env: dict[str, str] | None = None) -> str:
+        """What a script that must succeed prints."""
+        done = self.person.run([self.hpcc, "exec", *flags, image, "sh", "-c", script], env=env)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+
+@pytest.fixture
+def sh(runs_as: Person, installed: Installation) -> Sh:
+    return Sh(runs_as, installed)
+
+
+# -- --compat, one promise each ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["--contain", "--compat"])
+def test_home_and_tmp_are_empty_and_discarded(sh: Sh, image: Images, mode: str) -> None:
+    assert sh(image.main, "ls -A ~ /tmp /var/tmp | grep -v :", mode).split() == []
+    sh(
+        image.main,
+        "set -e; for d in ~ /tmp /var/tmp; do echo x > $d/hpcc-test-left; done; echo x > /dev/shm/hpcc-left",
+        mode,
+    )
+    assert sh(image.main, "ls -A ~ /tmp /var/tmp /dev/shm | grep -v :", mode).split() == []
+    for place in ("/tmp", "/var/tmp", os.path.expanduser(f"~{sh.person.name}")):
+        assert not Path(place, "hpcc-test-left").exists()
+
+
+@pytest.mark.parametrize("mode", ["--contain", "--containall", "--compat"])
+def test_minimal_dev(sh: Sh, image: Images, mode: str) -> None:
+    wanted = MINIMAL_DEV - ({"mqueue"} if mode == "--contain" else set())
+    assert set(sh(image.main, "ls /dev", mode).split()) == wanted
+    script = "echo x > /dev/null; head -c 4 /dev/urandom | wc -c; echo y > /dev/shm/y; ls /dev/pts/ptmx; head -c2 /dev/zero | od -An -c"
+    assert sh(image.main, script, mode).split() == ["4", "/dev/pts/ptmx", "\\0", "\\0"]
+
+
+def test_full_dev_by_default(sh: Sh, image: Images) -> None:
+    assert set(sh(image.main, "ls /dev").split()) >= set(os.listdir("/dev")) & {"null", "fuse", "loop-control"}
+
+
+@pytest.mark.parametrize("mode", ["--containall", "--compat"])
+def test_processes_and_ipc_of_its_own(sh: Sh, image: Images, mode: str) -> None:
+    pids = [int(pid) for pid in sh(image.main, "ls /proc | grep '^[0-9]'; echo $$", mode).split()]
+    assert max(pids) < 20
+    assert ("1" == sh(image.main, "echo $$", mode).strip()) == (mode == "--compat")
+    for kind, same in (("pid", False), ("ipc", False), ("mnt", False), ("net", True), ("uts", True)):
+        inside = sh(image.main, f"readlink /proc/self/ns/{kind}", mode).strip()
+        assert (inside == os.readlink(f"/proc/self/ns/{kind}")) == same, kind
+
+
+@EACH_MODE
+def test_umask(sh: Sh, image: Images, mode: tuple[str, ...]) -> None:
+    argv = ["sh", "-c", 'umask 0077; exec "$@"', "sh", sh.hpcc, "exec", *mode, image.main, "sh", "-c", "umask"]
+    assert sh.person.run(argv).stdout.strip() == ("0022" if mode == ("--compat",) else "0077")
+    argv[7:7] = ["--no-umask"]
+    assert sh.person.run([*argv[:6], "--no-umask", *mode, image.main, "sh", "-c", "umask"]).stdout.strip() == "0022"
+
+
+def test_hosts_umask_spoils_no_mount_point(sh: Sh, image: Images) -> None:
+    script = "umask 0777; exec $0 exec --compat -B /etc/os-release:/a/b/c $1 cat /a/b/c"
+    done = sh.person.run(["sh", "-c", script, sh.hpcc, image.main])
+    assert done.returncode == 0, done.stderr
+
+
+# -- privileges --------------------------------------------------------------------------------------------------
+
+
+@EACH_MODE
+def test_no_privileges(sh: Sh, image: Images, mode: tuple[str, ...]) -> None:
+    status = dict(re.findall(r"(\w+):\t(\S+)", sh(image.main, "cat /proc/self/status", *mode)))
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[name], 16) == 0, name
+    assert status["NoNewPrivs"] == "1"
+    assert sh(image.main, "id -u; id -g", *mode).split() == [str(sh.person.uid), str(sh.person.gid)]
+
+
+@EACH_MODE
+def test_setuid_programs_gain_nothing(sh: Sh, image: Images, mode: tuple[str, ...]) -> None:
+    for path in (image.main, image.squashfs):
+        assert sh(path, "setuid-id -u; setuid-id -ru", *mode).split() == [str(sh.person.uid)] * 2
+    out = sh(image.main, "grep -E ' / | /tmp | /var/tmp ' /proc/self/mountinfo", *mode)
+    assert all("nosuid" in line and "nodev" in line for line in out.splitlines())
+
+
+@pytest.mark.parametrize("rootfs", ["squashfuse", "unpacked"])
+def test_a_setuid_program_in_a_bind_gains_nothing(sh: Sh, image: Images, rootfs: str) -> None:
+    script = "cp /usr/bin/setuid-id /tmp/s && chmod 4755 /tmp/s && /tmp/s -u"
+    env = {"HPCC_ROOTFS": rootfs}
+    assert sh(image.main, script, "--contain", env=env).strip() == str(sh.person.uid)
+
+
+@EACH_MODE
+def test_mounts_are_out_of_reach(sh: Sh, image: Images, mode: tuple[str, ...]) -> None:
+    script = """
+    busybox mount -t tmpfs none /mnt && echo mounted
+    busybox umount /proc && echo unmounted
+    busybox mount -o remount,rw / && echo remounted
+    busybox chroot /mnt true && echo changed-root
+    busybox mknod /tmp/disk b 8 0 2>/dev/null && echo made
+    busybox hostname hpcc-was-here && echo renamed
+    true"""
+    assert sh(image.main, script, *mode) == ""
+
+
+@EACH_MODE
+def test_another_user_namespace_does_not_undo_it(sh: Sh, image: Images, mode: tuple[str, ...]) -> None:
+    """A payload may make a user namespace, where it is allowed to mount; what it was given stays read-only there."""
+    script = """busybox unshare -Urm busybox sh -c '
+    busybox mount -o remount,rw,bind / && echo remounted
+    busybox mount -o remount,rw,bind /sys && echo remounted-sys
+    busybox umount /proc && echo unmounted'
+    true"""
+    assert sh(image.main, script, *mode) == ""
+
+
+@EACH_MODE
+def test_knobs_of_the_kernel_are_out_of_reach(sh: Sh, image: Images, mode: tuple[str, ...]) -> None:
+    """As root too: core_pattern and its like run programs outside of the container. Opened, never written."""
+    script = """
+    for f in /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /proc/sysrq-trigger \\
+             /sys/kernel/uevent_helper /sys/kernel/mm/ksm/run /sys/power/state; do
+        [ ! -e $f ] || (: >> $f) 2>/dev/null && [ -e $f ] && echo $f
+    done
+    true"""
+    assert sh(image.main, script, *mode) == ""
+
+
+@EACH_MODE
+def test_files_of_others_cannot_be_read(
+    sh: Sh, image: Images, open_dir: Path, mode: tuple[str, ...], plain_user: Person
+) -> None:
+    """Root in a container has no CAP_DAC_OVERRIDE: another's 0600 file stays closed."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to give a file to another user")
+    secret = open_dir / "secret"
+    secret.write_text("secret\n")
+    secret.chmod(0o600)
+    os.chown(secret, *((plain_user.uid, plain_user.gid) if sh.person.uid == 0 else (0, 0)))
+    argv = [sh.hpcc, "exec", *mode, "-B", f"{secret}:/mnt/secret", image.main, "cat", "/mnt/secret"]
+    done = sh.person.run(argv)
+    assert done.returncode == 1 and done.stdout == "" and "Permission denied" in done.stderr
+
+
+def test_the_holder_cannot_be_entered_by_a_payload(sh: Sh, image: Images) -> None:
+    """It has capabilities in its namespace; the payload, of the same user, must not get at them."""
+    script = """
+    for p in /proc/[0-9]*; do
+        grep -q squashfuse $p/cmdline 2>/dev/null || continue
+        ls $p/fd >/dev/null 2>&1 && echo $p/fd
+        ls $p/root/ >/dev/null 2>&1 && echo $p/root
+        cat $p/environ >/dev/null 2>&1 && echo $p/environ
+    done
+    true"""
+    assert sh(image.main, script) == ""
+
+
+# -- hosts and directories that must be refused ------------------------------------------------------------------
+
+
+def test_a_squatted_node_directory_is_refused(
+    runs_as: Person, installed: Installation, image: Images, open_dir: Path, plain_user: Person
+) -> None:
+    argv = [installed.hpcc, "exec", image.main, "true"]
+    wide = open_dir / "wide"
+    wide.mkdir()
+    os.chown(wide, runs_as.uid, runs_as.gid) if os.geteuid() == 0 else None
+    wide.chmod(0o777)
+    link = open_dir / "link"
+    (runs_as.home / "own").mkdir(mode=0o700)
+    os.chown(runs_as.home / "own", runs_as.uid, runs_as.gid) if os.geteuid() == 0 else None
+    link.symlink_to(runs_as.home / "own")
+    places = [wide, link]
+    if os.geteuid() == 0:
+        others = open_dir / "others"
+        others.mkdir()
+        others.chmod(0o777)
+        os.chown(others, *((plain_user.uid, plain_user.gid) if runs_as.uid == 0 else (0, 0)))
+        places.append(others)
+    for place in places:
+        done = runs_as.run(argv, env={"HPCC_NODE_DIR": str(place)})
+        assert done.returncode == 255 and "not a directory that only you can use" in done.stderr, (place, done.stderr)
+        assert os.listdir(place) == []  # nothing was put into it either
+    done = runs_as.run(argv, env={"HPCC_NODE_DIR": "/proc/nowhere/node"})
+    assert done.returncode == 255 and "HPCC_NODE_DIR" in done.stderr
+
+
+def test_no_user_namespaces(plain_user: Person, installed: Installation, image: Images, open_dir: Path) -> None:
+    """A host that forbids them, played by a user namespace whose own limit is 0."""
+    script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --reuid=1000 --regid=1000 --clear-groups "$@"'
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else in a user namespace")
+    node = open_dir / "node"
+    node.mkdir(mode=0o700)
+    os.chown(node, 100000 + 1000, 100000 + 1000)
+    argv = [
+        "unshare",
+        "--user",
+        "--map-users=0,100000,65536",
+        "--map-groups=0,100000,65536",
+        "--setuid=0",
+        "--setgid=0",
+    ]
+    from tests.support.people import myself
+
+    root = myself(open_dir)
+    command = [*argv, "sh", "-c", script, "sh", installed.hpcc, "exec", image.main, "true"]
+    done = root.run(command, env={"HPCC_NODE_DIR": str(node), "HOME": "/"}, cwd=Path("/"))
+    assert done.returncode == 255, done
+    assert "no user namespaces" in done.stderr and "user.max_user_namespaces" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(node.glob("host-*"))  # a limit may be lifted, so a no is not remembered
+
+
+def test_wrong_settings(runs_as: Person, installed: Installation, image: Images) -> None:
+    argv = [installed.hpcc, "exec", image.main, "true"]
+    for name, value in (("HPCC_ROOTFS", "magic"), ("HPCC_WRITABLE", "no"), ("HPCC_HOLD_IDLE", "-1")):
+        done = runs_as.run(argv, env={name: value})
+        assert done.returncode == 255 and name in done.stderr and "Traceback" not in done.stderr
+    done = runs_as.run(argv, env={"HPCC_ROOTFS": "kernel"})  # not for a file that just lies around
+    assert done.returncode == 255 and "cannot mount" in done.stderr
+    done = runs_as.run(argv, env={"HPCC_ROOTFS": "squashfuse", "HPCC_SQUASHFUSE": "/bin/false"})
+    assert done.returncode not in (0, 1) and "Traceback" not in done.stderr
