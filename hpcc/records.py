@@ -57,7 +57,8 @@ else:
         def __new__(meta, name, bases, space):
             if not bases:
                 return super().__new__(meta, name, bases, space)
-            fields = tuple(space.get("__annotations__", ()))
+            annotate = space.get("__annotate_func__")  # from Python 3.14 on, without `from __future__`
+            fields = tuple(annotate(1) if annotate else space.get("__annotations__", ()))
             defaults = {field: space.pop(field) for field in fields if field in space}
             getters = {field: property(itemgetter(at)) for at, field in enumerate(fields)}
             common = {

@@ -39,7 +39,9 @@ def decompress(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def _chain(head: bytes, stream: Iterator[bytes]) -> Iterator[bytes]:
     if head:
         yield head
-    yield from stream
+    # No `yield from`: it would close the caller's generator with this one, and its end is still to be read.
+    for chunk in stream:  # noqa: UP028
+        yield chunk
 
 
 def _gunzip(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -174,7 +174,7 @@ class Registry:
             except (IntegrityError, Interrupted):
                 if last:
                     raise
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError
 
     def _get_manifest(self, repository: str, reference: str) -> tuple[bytes, str]:
         path = f"/v2/{repository}/manifests/{reference}"
@@ -388,29 +388,25 @@ class Registry:
     def _unreachable(self, error: Exception, url: str) -> RegistryUnavailable:
         """What a failed connection means: Interrupted where another try may help."""
         parts, text = split(url), str(error)
-        host = (parts.netloc.rpartition("@")[2] if parts else "") or self.host
+        host = parts.netloc.rpartition("@")[2] if parts else self.host
         hint = "Is the name right, and is there a network (or a proxy) on this host?"
+        broken = False
         if isinstance(error, requests.exceptions.SSLError):
-            if "CERTIFICATE_VERIFY_FAILED" in text or "doesn't match" in text:
-                return RegistryUnavailable(
-                    f"cannot reach {host}: its certificate is not one that this host trusts",
-                    hint="If it is your site's own: name the file of the site's CA in REQUESTS_CA_BUNDLE.",
-                )
-            return RegistryUnavailable(
-                f"cannot reach {host}: it does not speak https", hint="If it is meant to speak plain http: --no-https."
-            )
-        if isinstance(error, requests.exceptions.ProxyError):
-            return RegistryUnavailable(
-                f"cannot reach {host}: the proxy that HTTPS_PROXY or HTTP_PROXY names does not let us through",
-                hint="Is the proxy right? NO_PROXY names the hosts that are reached without it.",
-            )
-        if "NameResolution" in text or "Name or service not known" in text or "Failed to resolve" in text:
-            return RegistryUnavailable(f"cannot reach {host}: no such host", hint=hint)
-        if isinstance(error, requests.exceptions.InvalidURL) or "label" in text:  # of more than 63 letters
-            return RegistryUnavailable(f"cannot reach {host}: that is no host name", hint=hint)
-        if isinstance(error, requests.exceptions.Timeout):
+            if "CERTIFICATE_VERIFY_FAILED" in text:
+                why = "its certificate is not one that this host trusts"
+                hint = "If it is your site's own: name the file of the site's CA in REQUESTS_CA_BUNDLE."
+            else:
+                why, hint = "it does not speak https", "If it is meant to speak plain http: --no-https."
+        elif isinstance(error, requests.exceptions.ProxyError):
+            why = "the proxy that HTTPS_PROXY or HTTP_PROXY names does not let us through"
+            hint = "Is the proxy right? NO_PROXY names the hosts that are reached without it."
+        elif "NameResolution" in text or "Name or service not known" in text:
+            why = "no such host"
+        elif isinstance(error, requests.exceptions.InvalidURL | urllib3.exceptions.LocationParseError):
+            why = "that is no host name"
+        elif isinstance(error, requests.exceptions.Timeout):
             why, broken = "it does not answer", self._reached
-        elif "NewConnectionError" in text or "refused" in text or "unreachable" in text:
+        elif "NewConnectionError" in text:
             why, broken = "it refuses connections" if "refused" in text else "no way leads there", self._reached
         else:
             why, broken = "the connection broke", True

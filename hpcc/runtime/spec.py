@@ -121,7 +121,7 @@ def container_spec(
     binds: list[Bind] = []
     temporary: list[str] = []
     for path in _HOST_FILES:
-        binds.append(Bind(path, path, optional=True))
+        binds.append(Bind(path, path, readonly=True, optional=True))  # real root could write to the host's
     if contain:
         temporary += ["/tmp", "/var/tmp"]
     else:

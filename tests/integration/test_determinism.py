@@ -19,13 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="CPU models of x86_64 are compared")
 
 BLOCKS = """
-import hashlib, random, sys
+import hashlib, sys
 from isal import isal_zlib
-from hpcc.blocks import BLOCK_SIZE, LEVEL, default_compressor
+from hpcc.blocks import BLOCK_SIZE, default_compressor
 sys.path.append(sys.argv[1])
 from tests.integration.test_determinism import samples
 compress = default_compressor().compress
-for name, pack in ("default", compress), ("2", lambda data: isal_zlib.compress(data, 2)), ("3", lambda data: isal_zlib.compress(data, 3)):
+level_2, level_3 = (lambda data: isal_zlib.compress(data, 2)), (lambda data: isal_zlib.compress(data, 3))
+for name, pack in ("default", compress), ("2", level_2), ("3", level_3):
     digest = hashlib.sha256()
     for data in samples():
         for at in range(0, len(data), BLOCK_SIZE):
@@ -59,7 +60,8 @@ def run(code: str, *emulator: str) -> str:
     path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     done = subprocess.run(
         [*emulator, interpreter, "-c", code, str(ROOT)],
-        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True, timeout=500,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -3,9 +3,12 @@
 import gzip
 import json
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +31,7 @@ from hpcc.registry.client import Registry, fetch_blob
 from hpcc.registry.credentials import Credentials
 from hpcc.registry.fake import FakeRegistry, Faults
 from hpcc.registry.limits import RateLimit
+from tests.support.real import need
 
 NAME = "group/name"
 LAYERS = [gzip.compress(bytes([n]) * 3_000_000 + b"end", 0, mtime=0) for n in range(3)]
@@ -202,15 +206,6 @@ def test_each_repository_has_its_token(fake) -> None:
 def test_token_service_that_answers_rubbish(fake, answer: bytes) -> None:
     with pytest.raises(RegistryError, match=r"answered without a token for 127\.0\.0\.1:"):
         connect(fake(faults=Faults(token=answer))).resolve(NAME, "1")
-
-
-def test_no_token_from_plain_http_where_the_registry_is_not(fake) -> None:
-    server = fake(username="ann", password="secret", private=[NAME])
-    registry = connect(server, ANN)
-    registry._http = False  # as if it had been reached by https
-    with pytest.raises(RegistryError, match="no https address"):
-        registry.resolve(NAME, "1")
-    assert server.counts["token"] == 0
 
 
 def test_netrc_and_cookies_are_not_used(fake, hpcc_env, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -512,3 +507,61 @@ def test_proxy_that_is_not_there(fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "")
     with pytest.raises(RegistryUnavailable, match="the proxy that"):
         Registry("registry.example", http=True).resolve(NAME, "1")
+
+
+# -- https ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1, signed by itself, with its key."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subprocess.run(
+        [need("openssl"), *new, *subject, "-keyout", path, "-out", path.with_suffix(".crt")],
+        check=True,
+        capture_output=True,
+    )
+    path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
+    return path
+
+
+def speak_tls(server: FakeRegistry, certificate: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    server._server.socket = context.wrap_socket(server._server.socket, server_side=True)
+
+
+def test_certificate(fake, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = fake(scheme="none")
+    speak_tls(server, certificate)
+    with pytest.raises(RegistryUnavailable, match="certificate is not one") as caught:
+        Registry(server.host).resolve(NAME, "1")
+    assert "REQUESTS_CA_BUNDLE" in caught.value.hint
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    registry = Registry(server.host)
+    assert registry.resolve(NAME, "1")
+    assert fetch(registry, layer()).data == LAYERS[0]
+
+
+def test_from_https_nothing_leads_to_http(fake, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    storage = fake(scheme="none")
+    server = fake(scheme="none", faults=Faults(redirect=storage.url))
+    speak_tls(server, certificate)
+    with pytest.raises(RegistryError, match=r"redirects to http://127\.0\.0\.1, where hpcc does not go"):
+        fetch(Registry(server.host), layer())
+    assert storage.requests == []
+    server = fake(username="ann", password="secret", private=[NAME])  # its token service is at an http address
+    speak_tls(server, certificate)
+    with pytest.raises(RegistryError, match="no https address"):
+        Registry(server.host, credentials=ANN).resolve(NAME, "1")
+    assert server.counts["token"] == 0
+
+
+def test_plain_http_to_https(fake, certificate: Path) -> None:
+    server = fake(scheme="none")
+    speak_tls(server, certificate)
+    with pytest.raises(RegistryUnavailable, match=f"cannot reach {server.host}"):
+        connect(server).resolve(NAME, "1")

@@ -4,7 +4,7 @@ import json
 from email.utils import formatdate
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcc.errors import AccessDenied, ImageNotFound, RateLimited, RegistryError, RegistryUnavailable
@@ -68,6 +68,7 @@ _name = st.from_regex(r"\A[a-z]{1,8}\Z")
 _value = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20)
 
 
+@settings(deadline=None)  # other work on the machine must not count
 @given(st.lists(st.tuples(_name, st.dictionaries(_name, _value, min_size=1, max_size=3)), max_size=3))
 def test_challenges_round_trip(challenges: list[tuple[str, dict[str, str]]]) -> None:
     def quoted(value: str) -> str:
@@ -81,6 +82,7 @@ def test_challenges_round_trip(challenges: list[tuple[str, dict[str, str]]]) -> 
     assert [tuple(challenge) for challenge in parse_challenges(header)] == challenges
 
 
+@settings(deadline=None)  # other work on the machine must not count
 @given(st.text(max_size=80))
 def test_any_header_parses(header: str) -> None:
     assert all(challenge.scheme for challenge in parse_challenges(header))
@@ -158,6 +160,7 @@ def test_retry_after(text: str, seconds: float | None) -> None:
     assert found == (pytest.approx(seconds) if seconds is not None else None)
 
 
+@settings(deadline=None)  # other work on the machine must not count
 @given(st.text(max_size=60))
 def test_any_retry_after(text: str) -> None:
     found = parse_retry_after(text, NOW)
@@ -196,6 +199,7 @@ def test_words(body: bytes, said: str) -> None:
     assert words(body, LOGIN) == said
 
 
+@settings(deadline=None)  # other work on the machine must not count
 @given(st.binary(max_size=100))
 def test_words_are_one_printable_line(body: bytes) -> None:
     assert words(body, None).isprintable()

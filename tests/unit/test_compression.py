@@ -72,7 +72,9 @@ def test_the_name_decides_nothing_the_bytes_do() -> None:
     assert plain(gzip.compress(zstd(DATA))) == zstd(DATA)
 
 
-@pytest.mark.parametrize("tail", [b"\0", bytes(5000), b"\x1f", b"\x8b\x1f", b"garbage" * 100, bytes(3) + gzip.compress(b"not read")])
+@pytest.mark.parametrize(
+    "tail", [b"\0", bytes(5000), b"\x1f", b"\x8b\x1f", b"garbage" * 100, bytes(3) + gzip.compress(b"not read")]
+)
 @pytest.mark.parametrize("size", [1, 2, 1000, 1 << 20])
 def test_what_follows_gzip_is_ignored(tail: bytes, size: int) -> None:
     blob = gzip.compress(b"first") + gzip.compress(b"second")
@@ -125,7 +127,10 @@ def test_flipped_bytes(form: str, at: int, bits: int, size: int) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from([b"\x1f\x8b", b"\x1f\x8b\x08\0", b"\x28\xb5\x2f\xfd", b"\x5a\x2a\x4d\x18", b""]), st.binary(max_size=300))
+@given(
+    st.sampled_from([b"\x1f\x8b", b"\x1f\x8b\x08\0", b"\x28\xb5\x2f\xfd", b"\x5a\x2a\x4d\x18", b""]),
+    st.binary(max_size=300),
+)
 def test_random_bytes(magic: bytes, data: bytes) -> None:
     try:
         for piece in decompress(cut(magic + data, 7)):

@@ -50,7 +50,14 @@ def test_every_kind_and_attribute() -> None:
     )  # fmt: skip
     assert names(root) == [b"again", b"d", b"d/link", b"d/suid", b"dev", b"dev/null", b"dev/pipe", b"dev/sda"]
     suid = at(root, b"d/suid")
-    assert (suid.kind, suid.mode, suid.uid, suid.gid, suid.mtime, suid.data) == (fstree.REGULAR, 0o4755, 4, 5, 6, b"data")
+    assert (suid.kind, suid.mode, suid.uid, suid.gid, suid.mtime, suid.data) == (
+        fstree.REGULAR,
+        0o4755,
+        4,
+        5,
+        6,
+        b"data",
+    )
     assert suid.xattrs == ((b"security.capability", b"\1\0\0\2" + bytes(16)), (b"user.a", b""))
     assert at(root, b"again") is suid
     made = at(root, b"d")
@@ -79,7 +86,17 @@ def test_names_that_are_not_utf_8() -> None:
 
 
 def test_duplicates_the_last_wins() -> None:
-    root = merged(entries(file(b"a", b"1"), file(b"./a", b"2"), directory(b"b"), file(b"b/x"), file(b"b", b"3"), symlink(b"c", b"x"), directory(b"c")))
+    root = merged(
+        entries(
+            file(b"a", b"1"),
+            file(b"./a", b"2"),
+            directory(b"b"),
+            file(b"b/x"),
+            file(b"b", b"3"),
+            symlink(b"c", b"x"),
+            directory(b"c"),
+        )
+    )
     assert names(root) == [b"a", b"b", b"c"]
     assert (content(root, b"a"), content(root, b"b"), at(root, b"c").kind) == (b"2", b"3", fstree.DIRECTORY)
 
@@ -136,7 +153,8 @@ def test_a_file_with_members_below_it() -> None:
     ("target", "path"),
     [
         (b"usr/lib", b"usr/lib/x"), (b"/usr/lib", b"usr/lib/x"), (b"./usr/../usr/lib/", b"usr/lib/x"),
-        (b"../../..", b"x"), (b"/", b"x"), (b"other", b"usr/x"), (b"/../../usr", b"usr/x"), (b"new/deep", b"new/deep/x"),
+        (b"../../..", b"x"), (b"/", b"x"), (b"other", b"usr/x"), (b"/../../usr", b"usr/x"),
+        (b"new/deep", b"new/deep/x"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("together", [True, False])
@@ -184,13 +202,21 @@ def test_a_directory_that_replaces_a_link_hides_nothing_behind_it(order: tuple[i
 
 # -- whiteouts -----------------------------------------------------------------------------------------------
 
-LOWER = [directory(b"d", mode=0o700, uid=5), file(b"d/a", b"1"), file(b"d/b", b"2"), file(b"d/e/f", b"3"), file(b"top", b"4")]
+LOWER = [
+    directory(b"d", mode=0o700, uid=5),
+    file(b"d/a", b"1"),
+    file(b"d/b", b"2"),
+    file(b"d/e/f", b"3"),
+    file(b"top", b"4"),
+]
 
 
 def test_a_whiteout_hides_one_name() -> None:
     assert names(merged(entries(*LOWER), entries(file(b"d/.wh.a")))) == [b"d", b"d/b", b"d/e", b"d/e/f", b"top"]
     assert names(merged(entries(*LOWER), entries(file(b".wh.d")))) == [b"top"]
-    assert names(merged(entries(*LOWER), entries(file(b"/./.wh.d/"), file(b"no/where/.wh.x"), file(b"top/.wh.x")))) == [b"top"]
+    assert names(merged(entries(*LOWER), entries(file(b"/./.wh.d/"), file(b"no/where/.wh.x"), file(b"top/.wh.x")))) == [
+        b"top"
+    ]
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -337,7 +363,9 @@ paths = st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=1, max_size=3).ma
 modes, owners = st.integers(0, 0o7777), st.integers(0, 2)
 changes = st.one_of(
     st.builds(made, paths, st.just(fstree.REGULAR), modes, owners, owners, owners, data=st.binary(max_size=2)),
-    st.builds(made, paths, st.just(fstree.DIRECTORY), modes, owners, xattrs=st.sampled_from([(), ((b"user.x", b"y"),)])),
+    st.builds(
+        made, paths, st.just(fstree.DIRECTORY), modes, owners, xattrs=st.sampled_from([(), ((b"user.x", b"y"),)])
+    ),
     st.builds(lambda path, target: Entry(path + b"l", fstree.SYMLINK, 0o777, target=target), paths, paths),
     st.builds(lambda path, target: Entry(path, layer.HARDLINK, target=target), paths, paths),
     st.builds(made, paths, st.just(fstree.CHAR), modes, rdev=st.tuples(owners, owners)),
@@ -373,16 +401,15 @@ def test_a_naive_merge_agrees(layers: list[list[Entry]]) -> None:
 
 
 names_of_any_kind = st.lists(
-    st.sampled_from([b"", b".", b"..", b"a", b"l", b".wh.a", b".wh.", b".wh..wh..opq", b".wh..wh.x", b"\xff"]), max_size=5
+    st.sampled_from([b"", b".", b"..", b"a", b"l", b".wh.a", b".wh.", b".wh..wh..opq", b".wh..wh.x", b"\xff"]),
+    max_size=5,
 ).map(b"/".join)
 targets = st.lists(st.sampled_from([b"", b".", b"..", b"a", b"l", b"m"]), min_size=1, max_size=4).map(b"/".join)
 
 
 @settings(max_examples=800, deadline=None)
 @given(
-    st.lists(
-        st.lists(st.tuples(names_of_any_kind, st.sampled_from(list(b"0125")), targets), max_size=6), max_size=3
-    )
+    st.lists(st.lists(st.tuples(names_of_any_kind, st.sampled_from(list(b"0125")), targets), max_size=6), max_size=3)
 )
 def test_links_anywhere_raise_nothing_else_and_stay_inside(layers: list[list[tuple[bytes, int, bytes]]]) -> None:
     try:

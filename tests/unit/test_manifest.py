@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcc.errors import HpccError, InvalidImage, UnsupportedImage
@@ -235,6 +235,7 @@ _JSON = st.recursive(
 )
 
 
+@settings(deadline=None)  # other work on the machine must not count
 @given(st.dictionaries(_KEYS, _JSON, max_size=8))
 def test_any_json_parses_or_is_refused(document: dict[str, Any]) -> None:
     data = json.dumps(document).encode()
@@ -247,6 +248,7 @@ def test_any_json_parses_or_is_refused(document: dict[str, Any]) -> None:
             assert isinstance(found, Manifest | Index | ImageConfig)
 
 
+@settings(deadline=None)  # other work on the machine must not count
 @given(st.binary(max_size=200))
 def test_any_bytes_parse_or_are_refused(data: bytes) -> None:
     for parser in (parse_manifest, ImageConfig.parse):

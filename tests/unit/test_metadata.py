@@ -30,7 +30,8 @@ def test_the_date_is_the_images_own(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [None, "", "yesterday", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z", "2024-05-06T07:08:09", "2024-05-06",
+    [None, "", "yesterday", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z", "2024-05-06T07:08:09",
+     "2024-05-06",
      "2106-02-07T06:28:16Z", "2024-13-01T00:00:00Z"],
 )  # fmt: skip
 def test_the_epoch_where_there_is_none(text: object) -> None:
@@ -55,7 +56,14 @@ def test_each_part_of_the_origin_makes_another_key() -> None:
 
 def test_the_objects_say_exactly_what_the_image_says() -> None:
     env = ["PATH=/bin", "A='\"$x`y`\\\n", "NO_VALUE", "WITH=a=b", "ünï=ö", "EMPTY="]
-    given = {"Env": env, "Entrypoint": ["/e", "a b", ""], "Cmd": ["$HOME"], "User": "1000:5", "WorkingDir": "/w", "Labels": {"a": "é"}}
+    given = {
+        "Env": env,
+        "Entrypoint": ["/e", "a b", ""],
+        "Cmd": ["$HOME"],
+        "User": "1000:5",
+        "WorkingDir": "/w",
+        "Labels": {"a": "é"},
+    }
     found = {name: json.loads(data) for name, data in metadata.objects(ORIGIN, image_config(**given), (0, 8))}
     assert found["oci-config.json"] == given
     assert list(found) == ["inspect-metadata.json", "oci-config.json", "hpcc.json"]

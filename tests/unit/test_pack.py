@@ -116,7 +116,12 @@ def test_duplicates_share_data(pool: ThreadPoolExecutor) -> None:
 
 def test_files_that_differ_in_holes_only_are_no_duplicates(pool: ThreadPoolExecutor) -> None:
     block = RANDOM[:BLOCK_SIZE]
-    data = {b"a": bytes(BLOCK_SIZE) + block, b"b": block + bytes(BLOCK_SIZE), b"c": block + block, b"d": block + bytes(5)}
+    data = {
+        b"a": bytes(BLOCK_SIZE) + block,
+        b"b": block + bytes(BLOCK_SIZE),
+        b"c": block + block,
+        b"d": block + bytes(5),
+    }
     blob, pack = packed(archive(*(file(name, each) for name, each in data.items())), pool)
     assert {name: content(blob, pack, place) for name, place in places(pack).items()} == data
 
@@ -130,11 +135,12 @@ def test_fragments(pool: ThreadPoolExecutor) -> None:
 
 
 def test_what_is_read_back_equals_what_was_written(pool: ThreadPoolExecutor) -> None:
-    odd = {b"user.\xff\0": b"\0\xff", b"security.capability": bytes(range(20))}
+    odd = {b"SCHILY.xattr.user.\xff\0": b"\0\xff", b"SCHILY.xattr.security.capability": bytes(range(20))}
     members = [
-        *(file(name, data) for name, data in FILES.items()), file(b"\xff\xfe\n\"\\", b"x", extended={b"SCHILY.xattr." + k: v for k, v in odd.items()}),
-        directory(b"d", mode=0o7777, uid=2**21 - 1), symlink(b"l", b"\xff"), other(b"n", b"3", rdev=(1, 3)), file(b".wh.gone"),
-        file(b"d/.wh..wh..opq"), hardlink(b"h", b"small"),
+        *(file(name, data) for name, data in FILES.items()),
+        file(b"\xff\xfe\n\"\\", b"x", extended=odd),
+        directory(b"d", mode=0o7777, uid=2**21 - 1), symlink(b"l", b"\xff"), other(b"n", b"3", rdev=(1, 3)),
+        file(b".wh.gone"), file(b"d/.wh..wh..opq"), hardlink(b"h", b"small"),
     ]  # fmt: skip
     blob, pack = packed(archive(*members), pool)
     assert again(blob) == pack
@@ -181,7 +187,8 @@ def test_a_damaged_index_is_refused(back: int, bits: int) -> None:
 @pytest.mark.parametrize(
     "index",
     [
-        b"", b"[]", b"{}", b"null", b"[" * 100_000, b'{"name":"name","files":[],"fragments":[],"entries":[[]]}', b"\xff",
+        b"", b"[]", b"{}", b"null", b"[" * 100_000, b'{"name":"name","files":[],"fragments":[],"entries":[[]]}',
+        b"\xff",
         b'{"name":"name","files":[[5,16,[],0,0,0]],"fragments":[],"entries":[]}',
         b'{"name":"name","files":[[5,16,[],0,-5,0]],"fragments":[[16,1,9]],"entries":[]}',
         b'{"name":"name","files":[[5,16,[9999],0,0,0]],"fragments":[],"entries":[]}',

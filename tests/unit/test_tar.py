@@ -161,7 +161,9 @@ def test_a_pax_header_is_for_one_member() -> None:
 
 
 def test_links_have_no_data_whatever_their_size() -> None:
-    found = read_tar(archive(header(b"h", b"1", 4000, target=b"f"), pax({b"size": b"4000"}), header(b"i", b"1"), file(b"z")))
+    found = read_tar(
+        archive(header(b"h", b"1", 4000, target=b"f"), pax({b"size": b"4000"}), header(b"i", b"1"), file(b"z"))
+    )
     assert [(m.name, m.size) for m, _ in found] == [(b"h", 0), (b"i", 0), (b"z", 0)]
 
 
@@ -283,7 +285,18 @@ def test_sparse_files_have_a_limit_together() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"1\n", b"5", b"9" * 600, b"\n" * 600, b"-1\n", b"1\n0\nx\n", b"99999999999\n", b"15\n" + b"0" * 2000, b"0" * 511],
+    [
+        b"",
+        b"1\n",
+        b"5",
+        b"9" * 600,
+        b"\n" * 600,
+        b"-1\n",
+        b"1\n0\nx\n",
+        b"99999999999\n",
+        b"15\n" + b"0" * 2000,
+        b"0" * 511,
+    ],
 )
 def test_broken_maps_of_version_1(body: bytes) -> None:
     records = {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.realsize": b"100"}
@@ -294,7 +307,9 @@ def test_broken_maps_of_version_1(body: bytes) -> None:
 # -- the end, and what is no archive -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", [b"", bytes(512), END, bytes(10240), END + b"garbage" * 999, END + file(b"hidden", b"x")])
+@pytest.mark.parametrize(
+    "end", [b"", bytes(512), END, bytes(10240), END + b"garbage" * 999, END + file(b"hidden", b"x")]
+)
 def test_ends(end: bytes) -> None:
     assert [m.name for m, _ in read_tar(file(b"a", b"x") + end)] == [b"a"]
 
@@ -431,7 +446,9 @@ text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
 )
 infos = st.tuples(
     st.one_of(text, st.text("ab/", min_size=1, max_size=280).filter(lambda name: name.strip("/"))),
-    st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]),
+    st.sampled_from(
+        [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+    ),
     st.integers(0, 0o7777),
     st.sampled_from([0, 1, 0o7777777, 0o10000000, 2**32 - 1]),
     st.sampled_from([0, 1, 8**11 - 1, 1.5, 1714979289.987654]),
@@ -476,7 +493,8 @@ def test_tarfile_reads_the_same(members: list[tuple], form: int, chunk: int) -> 
             expected.append(
                 (
                     info.name.encode("utf-8", "surrogateescape").rstrip(b"/"),
-                    info.type, info.mode, info.uid, info.gid, min(int(info.mtime), 2**32 - 1), info.size if stream else 0,
+                    info.type, info.mode, info.uid, info.gid, min(int(info.mtime), 2**32 - 1),
+                    info.size if stream else 0,
                     info.linkname.encode("utf-8", "surrogateescape") if info.issym() or info.islnk() else b"",
                     (info.devmajor, info.devminor) if info.ischr() else (0, 0), stream.read() if stream else b"",
                 )

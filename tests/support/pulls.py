@@ -1,0 +1,155 @@
+"""What tests of pulling share: small images, a storage that stalls, other users, and what a cache holds."""
+
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import random
+import tarfile
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hpcc.progress import Progress
+from hpcc.settings import Settings
+from tests.support.people import Person, isolated
+
+T = TypeVar("T")
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+
+
+def tar_layer(files: Mapping[str, bytes]) -> bytes:
+    """A gzip-compressed tar of these files; the same bytes each time."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return gzip.compress(buffer.getvalue(), 1, mtime=0)
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    """Bytes that do not compress."""
+    return random.Random(seed).randbytes(size)
+
+
+def config_of(layers: list[bytes], **more: Any) -> dict[str, Any]:
+    """The config of an image of these layers for this machine."""
+    diff_ids = [f"sha256:{hashlib.sha256(gzip.decompress(layer)).hexdigest()}" for layer in layers]
+    base = {"architecture": ARCHITECTURE, "os": "linux", "config": {"Cmd": ["/a"]}}
+    return {**base, "rootfs": {"type": "layers", "diff_ids": diff_ids}, **more}
+
+
+def settings_of(home: Path, **more: str) -> Settings:
+    """Settings as from an environment with everything below `home`, plain http, and a minute's patience."""
+    environ = {**isolated(home), "HPCC_NOHTTPS": "1", "HPCC_KEEP_BLOBS": "1", "HPCC_KEEP_PACKS": "1",
+               "HPCC_LOCK_WAIT": "60", **more}  # fmt: skip
+    return Settings.from_environ(environ, site_file="/nonexistent")
+
+
+class Told(Progress):
+    """What a user would have been told."""
+
+    def __init__(self) -> None:
+        self.infos: list[str] = []
+        self.warnings: list[str] = []
+        self.done = 0
+
+    def advance(self, amount: int) -> None:
+        self.done += amount
+
+    def info(self, text: str) -> None:
+        self.infos.append(text)
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def files_below(top: Path) -> dict[str, bytes]:
+    """Relative path -> content of each file, locks excepted."""
+    return {
+        str(path.relative_to(top)): path.read_bytes()
+        for path in sorted(top.rglob("*"))
+        if path.is_file() and "locks" not in path.relative_to(top).parts
+    }
+
+
+class StallingStorage:
+    """Where a registry's redirects lead: sends half of each blob, then waits for `go`. Keeps the headers."""
+
+    def __init__(self, blobs: Mapping[str, bytes]) -> None:
+        self.go, self.stalled = threading.Event(), threading.Event()
+        self.headers: list[dict[str, str]] = []
+        storage = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                storage.headers.append(dict(self.headers))
+                data = blobs[self.path.rpartition("/")[2]]
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                half = len(data) // 2
+                try:
+                    self.wfile.write(data[:half])
+                    self.wfile.flush()
+                    storage.stalled.set()
+                    storage.go.wait(120)
+                    self.wfile.write(data[half:])
+                except OSError:
+                    self.close_connection = True
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> "StallingStorage":
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.go.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def call_as(person: Person, function: Callable[[], T]) -> T:
+    """`function()` in a child that is this person; its result, or its exception, comes back pickled."""
+    source, sink = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(source)
+            os.initgroups(person.name, person.gid)
+            os.setresgid(person.gid, person.gid, person.gid)
+            os.setresuid(person.uid, person.uid, person.uid)
+            os.environ.update(isolated(person.home))
+            try:
+                answer: tuple[bool, Any] = (True, function())
+            except Exception as error:
+                traceback.print_exc()
+                answer = (False, error)
+            with open(sink, "wb") as file:
+                pickle.dump(answer, file)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(sink)
+    with open(source, "rb") as file:
+        data = file.read()
+    os.waitpid(pid, 0)
+    good, value = pickle.loads(data)
+    if not good:
+        raise value
+    return value  # type: ignore[no-any-return]
