@@ -45,13 +45,13 @@ def pull_image(uri: str, settings: Settings, *, arch: str | None = None, progres
     registry = connect(reference, settings)
     # What the user has credentials for may be private: then its name goes into no lock that others see.
     locks = private if registry.credentials is not None else shared
-    sweep(shared.path("tmp"))
-    sweep(private.path("tmp"))
 
     def look() -> Image | None:
         return find_cached(uri, settings, arch=arch)
 
     def work() -> Image:
+        for tier in (shared, private):
+            sweep(tier.path("tmp"))  # also what a process left from which we take over
         try:
             found = find_image(reference, platform, registry, shared, private)
         except (RegistryUnavailable, RateLimited) as error:

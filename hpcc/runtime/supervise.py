@@ -85,7 +85,7 @@ def _stop(number: int) -> None:
 
 
 def _would_die(child: int, number: int) -> bool:
-    """Whether an ordinary process would end or stop: the signal is not handled, ignored or blocked (proc(5), status)."""
+    """Whether an ordinary process would end or stop: it does not handle, ignore or block the signal (proc(5))."""
     try:
         with open(f"/proc/{child}/status", encoding="ascii", errors="replace") as file:
             lines = [line.split() for line in file if line.startswith(("SigBlk:", "SigIgn:", "SigCgt:"))]

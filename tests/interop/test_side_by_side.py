@@ -25,7 +25,7 @@ SCRIPTS = {
     "home": 'echo "$HOME"; cd; stat -c "%u %g" .; touch mine; echo $?; rm mine',
     "umask": "umask; touch /tmp/$$; stat -c %a /tmp/$$; rm /tmp/$$",
     "words": 'printf "[%s]" "$@"',
-    "accounts": "grep -e hpcc-test -e root /etc/passwd | cut -d: -f1,3,4,6; grep -e hpcc-test /etc/group | cut -d: -f1,3",
+    "accounts": "grep -e test -e root /etc/passwd | cut -d: -f1,3,4,6; grep -e test /etc/group | cut -d: -f1,3",
     "streams": "cat; echo to stderr >&2; exit 3",
     "killed": "kill -9 $$",
     "killed-within": "sh -c 'kill -15 $$'; echo $?",
@@ -231,7 +231,7 @@ def test_compat_writes_as_root(pulled: Pulled, hpcc: Tool, open_dir: Path) -> No
     assert written(hpcc(argv, root)) == written(apptainer(argv, root))
 
 
-@pytest.mark.parametrize("name", ["id", "home", "modes", "filesystems", "tmp", "umask"])
+@pytest.mark.parametrize("name", ["id", "home", "modes", "privileges", "tmp", "umask"])
 @pytest.mark.parametrize("mode", ["default", "compat"])
 def test_hpcc_in_sid(pulled: Pulled, hpcc_in_sid: Tool, plain_user: Person, mode: str, name: str) -> None:
     """The same programs below both: also the owners of files are the same."""

@@ -30,8 +30,8 @@ def test_the_date_is_the_images_own(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [None, "", "yesterday", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z", "2024-05-06T07:08:09",
-     "2024-05-06",
+    [None, "", "yesterday", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z",
+     "2024-05-06T07:08:09", "2024-05-06",
      "2106-02-07T06:28:16Z", "2024-13-01T00:00:00Z"],
 )  # fmt: skip
 def test_the_epoch_where_there_is_none(text: object) -> None:
