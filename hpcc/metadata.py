@@ -34,14 +34,24 @@ MARK = "hpcc.json"
 
 def created(config: ImageConfig) -> tuple[str, int]:
     """(text, seconds) of the image's creation; the epoch where it names none or one that SquashFS cannot hold."""
+    seconds = _rfc3339(config.created)
+    return (config.created, seconds) if 0 < seconds < 1 << 32 else (EPOCH, 0)
+
+
+def _rfc3339(text: str) -> int:
+    """Seconds since the epoch, rounded down; 0 where the text is no RFC 3339 date. What it takes must never change."""
+    shape = "".join("0" if "0" <= character <= "9" else character for character in text)
+    moment, rest = text[:19], text[19:]
+    if shape[:19] != "0000-00-00T00:00:00":
+        return 0
+    if rest.startswith("."):
+        rest = rest[1:].lstrip("0123456789")
+    if rest != "Z" and (len(rest) != 6 or shape[-6:] not in ("+00:00", "-00:00")):
+        return 0
     try:
-        moment = datetime.fromisoformat(config.created or EPOCH)
-        seconds = int(moment.timestamp()) if moment.tzinfo else 0
+        return int(datetime.fromisoformat(moment + ("+00:00" if rest == "Z" else rest)).timestamp())
     except (ValueError, OverflowError):
-        seconds = 0
-    if not 0 < seconds < 1 << 32:
-        return EPOCH, 0
-    return str(config.created), seconds
+        return 0
 
 
 def labels(origin: Origin, config: ImageConfig) -> dict[str, str]:
@@ -98,7 +108,7 @@ def objects(origin: Origin, config: ImageConfig, owners: tuple[int, ...]) -> tup
 
 
 def add_directory(root: Node, origin: Origin, config: ImageConfig, place: Callable[[bytes], object]) -> None:
-    """Put /.singularity.d and its links into the tree, in place of what the image has under those names.
+    """Put /.singularity.d into the tree, in place of what the image has there, and links to it where nothing is.
 
     `place` stores the content of a file and returns what its node's `data` is.
     """
@@ -131,6 +141,8 @@ def add_directory(root: Node, origin: Origin, config: ImageConfig, place: Callab
         }
     )
     for name, target in _LINKS:
+        if name in root.children:
+            continue  # the image's own stays, as under Apptainer
         root.children[name] = Node(fstree.SYMLINK, 0o777, mtime=mtime, target=b".singularity.d/" + target)
 
 

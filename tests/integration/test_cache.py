@@ -1,4 +1,4 @@
-"""The cache on a real filesystem: layout and modes, trust, publishing, refs, one flight, the index, places that fail."""
+"""The cache on a real filesystem: layout, modes, trust, publishing, refs, one flight, the index, places that fail."""
 
 import errno
 import json
@@ -71,8 +71,7 @@ def test_nothing_is_made_by_looking(cache: Cache) -> None:
     assert not os.path.exists(cache.root)
 
 
-def test_layout_and_modes_of_ones_own(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "umask", os.umask)
+def test_layout_and_modes_of_ones_own(cache: Cache) -> None:
     before = os.umask(0)
     try:
         for path in (
@@ -209,8 +208,13 @@ def test_only_regular_files_are_objects(cache: Cache, tmp_path: Path, kind: str)
     path = cache.path("sif-v1", "x.sif")
     cache.make_directory("sif-v1")
     target = put(cache, cache.sif(KEY))
-    {"symlink": lambda: os.symlink(target, path), "directory": lambda: os.mkdir(path),
-     "fifo": lambda: os.mkfifo(path, 0o600), "socket": lambda: os.mknod(path, stat.S_IFSOCK | 0o600)}[kind]()  # fmt: skip
+    make: dict[str, Callable[[], None]] = {
+        "symlink": lambda: os.symlink(target, path),
+        "directory": lambda: os.mkdir(path),
+        "fifo": lambda: os.mkfifo(path, 0o600),
+        "socket": lambda: os.mknod(path, stat.S_IFSOCK | 0o600),
+    }
+    make[kind]()
     assert cache.open(path) is None  # and does not hang
 
 
@@ -289,7 +293,7 @@ def test_policy_file_of_the_owner_is_believed(cache: Cache, plain_user: Person) 
 
 @pytest.mark.root
 def test_trust_is_of_the_file_that_was_opened(cache: Cache, tmp_path: Path) -> None:
-    """A link to a file of somebody trusted is not taken for that file's owner's object; see also the refs below."""
+    """Whoever made the name: the owner of what lies behind it counts. (Links to trusted owners' others: the refs below.)"""
     path = put(cache, cache.sif(KEY))
     stranger = tmp_path / "stranger"
     stranger.write_bytes(b"evil")
@@ -493,7 +497,8 @@ def test_wait_that_runs_out(cache: Cache) -> None:
 def test_killed_holder_loses_its_lock(cache: Cache) -> None:
     script = (
         "import sys, time; from hpcc.cache.flight import single_flight; from hpcc.cache.layout import Cache\n"
-        "single_flight(Cache(sys.argv[1]), 'n', lambda: None, lambda: print('held', flush=True) or time.sleep(60), wait=1)"
+        "def work(): print('held', flush=True); time.sleep(60)\n"
+        "single_flight(Cache(sys.argv[1]), 'n', lambda: None, work, wait=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", script, cache.root], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -30,8 +30,8 @@ from hpcc.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST
 from hpcc.oci.reference import Reference
 from hpcc.registry import client
 from hpcc.registry.fake import FakeRegistry, Faults
-from tests.support.people import isolated
-from tests.support.pulls import StallingStorage, Told, config_of, files_below, noise, settings_of, tar_layer
+from tests.support.people import Person, isolated
+from tests.support.pulls import StallingStorage, Told, call_as, config_of, files_below, noise, settings_of, tar_layer
 
 NAME = "group/tools"
 LAYERS = [tar_layer({"a": noise(300_000), "etc/b": b"lower"}), tar_layer({"etc/b": b"upper", "c": noise(2_500_000, 1)})]
@@ -538,6 +538,55 @@ def test_quota_spent_serves_what_there_is(fake, hpcc_env: Path) -> None:
     registry.add_image(NAME, "2", LAYERS[:1], config_of(LAYERS[:1], created="2020-01-01T00:00:00Z"))
     with pytest.raises(RateLimited):
         pull(registry, hpcc_env, tag="2")
+
+
+# -- shared with others ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.root
+def test_damaged_sif_of_somebody_trusted(fake, hpcc_env: Path, open_dir: Path, plain_user: Person) -> None:
+    """Nobody else can replace it, in a directory with the sticky bit; so there is one beside it."""
+    registry = fake()
+    shared = open_dir / "shared"
+    shared.mkdir()
+    os.chown(shared, -1, plain_user.gid)
+    shared.chmod(0o3770)
+    pull(registry, hpcc_env, HPCC_CACHE_DIR=str(shared))
+    (path,) = (shared / "sif-v1").iterdir()
+    whole = path.read_bytes()
+    _overwrite(path, whole[:-10])
+    home = open_dir / "home"
+    home.mkdir()
+    os.chown(home, plain_user.uid, plain_user.gid)
+    for _ in range(2):
+        asked = len(registry.requests)
+        found = call_as(plain_user, lambda: pull(registry, home, HPCC_CACHE_DIR=str(shared)).path)
+        assert found == str(path.with_suffix(f".{plain_user.uid}.sif"))
+    assert len(registry.requests) == asked  # the second time it is there
+    assert Path(found).read_bytes() == whole and path.read_bytes() == whole[:-10]
+    assert _names(shared / "tmp") == []
+
+
+@pytest.mark.root
+def test_member_cannot_put_an_image_under_anothers_key(fake, hpcc_env: Path) -> None:
+    registry = fake()
+    key = pull(registry, hpcc_env).key
+    path = sif_of(hpcc_env)
+    os.chown(path, 54321, -1)
+    assert find_cached(uri_of(registry), settings_of(hpcc_env)) is None
+    assert pull(registry, hpcc_env).key == key
+    assert path.stat().st_uid == os.getuid()
+
+
+def test_library_is_looked_up_first_and_never_written(fake, hpcc_env: Path) -> None:
+    registry = fake()
+    pull(registry, hpcc_env / "site")
+    library = hpcc_env / "site/cache"
+    before = files_below(library)
+    asked = len(registry.requests)
+    image = pull(registry, hpcc_env, HPCC_LIBRARY_PATH=str(library))
+    assert image.path.startswith(str(library)) and len(registry.requests) == asked
+    assert files_below(library) == before and not (hpcc_env / "cache/sif-v1").exists()
 
 
 # -- private -----------------------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ def test_the_date_is_the_images_own(text: str, seconds: int) -> None:
     "text",
     [None, "", "yesterday", "0001-01-01T00:00:00Z", "1969-12-31T23:59:59Z", "9999-12-31T23:59:59Z",
      "2024-05-06T07:08:09", "2024-05-06",
-     "2106-02-07T06:28:16Z", "2024-13-01T00:00:00Z"],
+     "2106-02-07T06:28:16Z", "2024-13-01T00:00:00Z", "2024-05-06T24:00:00Z", "20240506T070809Z",
+     "2024-05-06 07:08:09Z", "2024-05-06T07:08:09+0100", "2024-05-06T07:08:09.Z0", "２024-05-06T07:08:09Z"],
 )  # fmt: skip
 def test_the_epoch_where_there_is_none(text: object) -> None:
     assert metadata.created(config(text)) == (EPOCH, 0)
@@ -85,7 +86,7 @@ def test_names_that_no_shell_can_export_stay_out_of_the_script(name: str) -> Non
     assert metadata.environment_script(image_config(Env=[f"{name}=value"])) == "#!/bin/sh\n"
 
 
-def test_what_the_image_has_under_our_names_is_replaced() -> None:
+def test_our_directory_replaces_the_images_and_our_links_do_not() -> None:
     root = Node(fstree.DIRECTORY, 0o755)
     assert root.children is not None
     root.children |= {
@@ -96,7 +97,8 @@ def test_what_the_image_has_under_our_names_is_replaced() -> None:
     metadata.add_directory(root, ORIGIN, image_config(), lambda data: data)
     found = dict(root.walk())
     assert found[b".singularity.d"].kind == fstree.DIRECTORY
-    assert found[b"environment"].target == b".singularity.d/env/90-environment.sh"
+    assert found[b"environment"].data == b"x"
+    assert found[b"singularity"].target == b".singularity.d/runscript"
     assert found[b"etc"].children == {}
     for path, node in found.items():
         if path.startswith(b".singularity.d"):
