@@ -1,7 +1,7 @@
 """What a URI names, as an image that can be run.
 
 `open_image` is on the way of each run. A local file costs a read of its header; a docker:// URI whose tag is known and
-fresh costs a few reads of the cache. Only a miss imports what talks to registries and converts (pull.py).
+fresh costs a few reads of the cache. Only a miss imports what talks to registries and converts (pulling.py).
 """
 
 from hpcc.errors import UsageError
@@ -23,7 +23,7 @@ def open_image(uri: str, settings: Settings, *, arch: str | None = None, progres
             from hpcc.sitepath import load_site_packages
 
             load_site_packages()
-            from hpcc.pull import pull_image
+            from hpcc.pulling import pull_image
 
             found = pull_image(uri, settings, arch=arch, progress=progress)
         return found
