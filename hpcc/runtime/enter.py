@@ -123,7 +123,21 @@ def _join(image: Rootfs, rung: Rung, host: Host, settings: Settings, enter: Call
         joined = hold.join(path, user_namespace=not host.root)
     if joined:
         kernel.unshare(kernel.CLONE_NEWNS)
+        stage = os.path.join(settings.node_dir, "stage")
+        if not _answers(f"{stage}/rootfs"):
+            os.unlink(path)  # so that the holder goes, and nobody else falls for it
+            kernel.unmount(stage)
+            mount_rootfs(image, rung, host, stage, entered=True)
     return joined
+
+
+def _answers(directory: str) -> bool:
+    """Whether the filesystem has its daemon; one that was killed, for want of memory, leaves the mount behind."""
+    try:
+        os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _holder_key(image: Rootfs, rung: Rung, settings: Settings) -> str:

@@ -100,13 +100,16 @@ def _writable(host: Host, image: Rootfs, root: str, layer: str) -> Rung | None:
     return None
 
 
-def mount_rootfs(image: Rootfs, rung: Rung, host: Host, stage: str, unpacked: str = "") -> None:
+def mount_rootfs(
+    image: Rootfs, rung: Rung, host: Host, stage: str, unpacked: str = "", *, entered: bool = False
+) -> None:
     """Enter namespaces of our own and mount the image at <stage>/rootfs, read-only. OSError where the host refuses.
 
-    `unpacked` is the copy for that rung. This process cannot go back; call it where that is meant.
+    `unpacked` is the copy for that rung. entered: the user namespace is the right one already.
+    This process cannot go back; call it where that is meant.
     """
     uid, gid = os.geteuid(), os.getegid()
-    if not host.root:
+    if not host.root and not entered:
         enter_user_namespace(*((0, 0) if rung.as_root else (uid, gid)))
     daemon: Daemon | None = None
     if rung.root == "squashfuse":

@@ -12,6 +12,7 @@ _DEADLY = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTER
                      signal.SIGALRM, signal.SIGPIPE, signal.SIGXCPU, signal.SIGVTALRM, signal.SIGPROF))  # fmt: skip
 _STOPPING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _SI_KERNEL = 128
+_LOOK_AGAIN = 0.05  # seconds; a shell blocks signals for the moment of a fork
 
 
 def block_signals() -> set[signal.Signals]:
@@ -37,8 +38,16 @@ def supervise(child: int, *, is_init: bool = False, bare: bool = True) -> int:
     Signals must be blocked (block_signals).
     """
     ended_by = 0
+    waiting: set[int] = set()  # signals that the child had blocked when they came
     while True:
-        info = signal.sigwaitinfo(_ALL)
+        for number in [each for each in waiting if _fate(child, each) != "pending"]:
+            waiting.remove(number)
+            if _fate(child, number) == "default":  # the kernel has dropped it meanwhile
+                ended_by = number
+                os.kill(child, signal.SIGKILL)
+        info = signal.sigtimedwait(_ALL, _LOOK_AGAIN) if waiting else signal.sigwaitinfo(_ALL)
+        if info is None:
+            continue
         number = info.si_signo
         if number == signal.SIGCHLD:
             status = _reap(child, is_init)
@@ -47,11 +56,14 @@ def supervise(child: int, *, is_init: bool = False, bare: bool = True) -> int:
             continue
         # The terminal's own signals (si_code SI_KERNEL) reach the child without us: it is in our process group.
         try:
-            if bare and number in _DEADLY and _would_die(child, number):
+            fate = _fate(child, number) if bare else ""
+            if fate == "default" and number in _DEADLY:
                 ended_by = number
                 os.kill(child, signal.SIGKILL)
                 continue
-            if bare and number in _STOPPING and _would_die(child, number):
+            if fate in ("blocked", "pending") and number in _DEADLY:
+                waiting.add(number)
+            if fate == "default" and number in _STOPPING:
                 os.kill(child, signal.SIGSTOP)
             elif info.si_code != _SI_KERNEL:
                 os.kill(child, number)
@@ -84,11 +96,20 @@ def _stop(number: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {number})
 
 
-def _would_die(child: int, number: int) -> bool:
-    """Whether an ordinary process would end or stop: it does not handle, ignore or block the signal (proc(5))."""
+def _fate(child: int, number: int) -> str:
+    """What happens to a signal that `child` gets: handled (or ignored, or it has ended), default, blocked or pending.
+
+    By the masks of proc(5), status. A process that blocks a signal may be in sigwait, so it is to get it.
+    """
+    names = ("SigIgn:", "SigCgt:", "SigBlk:", "SigPnd:", "ShdPnd:")
     try:
         with open(f"/proc/{child}/status", encoding="ascii", errors="replace") as file:
-            lines = [line.split() for line in file if line.startswith(("SigBlk:", "SigIgn:", "SigCgt:"))]
+            rows = [line.split() for line in file if line.startswith(names)]
     except OSError:
-        return False
-    return not any(int(mask, 16) >> (number - 1) & 1 for _, mask in lines)
+        return "handled"
+    here = {row[0] for row in rows if int(row[1], 16) >> (number - 1) & 1}
+    if "SigIgn:" in here or "SigCgt:" in here:
+        return "handled"
+    if "SigPnd:" in here or "ShdPnd:" in here:
+        return "pending"
+    return "blocked" if "SigBlk:" in here else "default"

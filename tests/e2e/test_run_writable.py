@@ -32,7 +32,7 @@ rm -r other
 echo > gone
 ls
 """
-AFTERWARDS = "elsewhere gone linked new old soft".split()
+AFTERWARDS = ["elsewhere", "gone", "linked", "new", "old", "soft"]
 PLACES = ("uid0", "gid8", "gid50")
 
 

@@ -293,7 +293,7 @@ def test_policy_file_of_the_owner_is_believed(cache: Cache, plain_user: Person) 
 
 @pytest.mark.root
 def test_trust_is_of_the_file_that_was_opened(cache: Cache, tmp_path: Path) -> None:
-    """Whoever made the name: the owner of what lies behind it counts. (Links to trusted owners' others: the refs below.)"""
+    """Whoever made the name, the owner of what lies behind it counts."""
     path = put(cache, cache.sif(KEY))
     stranger = tmp_path / "stranger"
     stranger.write_bytes(b"evil")

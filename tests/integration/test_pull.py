@@ -30,8 +30,19 @@ from hpcc.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST
 from hpcc.oci.reference import Reference
 from hpcc.registry import client
 from hpcc.registry.fake import FakeRegistry, Faults
+from tests.support.docker_registry import DockerRegistry
 from tests.support.people import Person, isolated
-from tests.support.pulls import StallingStorage, Told, call_as, config_of, files_below, noise, settings_of, tar_layer
+from tests.support.pulls import (
+    ARCHITECTURE,
+    StallingStorage,
+    Told,
+    call_as,
+    config_of,
+    files_below,
+    noise,
+    settings_of,
+    tar_layer,
+)
 
 NAME = "group/tools"
 LAYERS = [tar_layer({"a": noise(300_000), "etc/b": b"lower"}), tar_layer({"etc/b": b"upper", "c": noise(2_500_000, 1)})]
@@ -219,6 +230,24 @@ def test_many_processes_pull_once(fake, hpcc_env: Path) -> None:
     assert len({(hpcc_env / f"{n}.sif").read_bytes() for n in range(6)}) == 1
     assert temporaries(hpcc_env) == []
     assert any("Waiting for " in stderr for _, stderr in told)
+
+
+def test_many_processes_at_a_real_registry(docker_registry: DockerRegistry, hpcc_env: Path) -> None:
+    pushed = docker_registry.push(NAME, "only", LAYERS, config_of(LAYERS))
+    docker_registry.push_index(NAME, "1", [(pushed, {"os": "linux", "architecture": ARCHITECTURE})])
+    before = len(docker_registry.requests())
+    uri = f"docker://{docker_registry.host}/{NAME}:1"
+    processes = [start(hpcc_env, "pull", f"{n}.sif", uri) for n in range(4)]
+    told = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, told
+    asked = [(method, path) for method, path, _ in docker_registry.requests()[before:]]
+    assert sorted(asked) == sorted(set(asked))
+    assert len([path for method, path in asked if method == "GET" and "/manifests/" in path]) == 2
+    assert len([path for method, path in asked if method == "HEAD"]) == 1
+    assert len([path for method, path in asked if "/blobs/" in path]) == 1 + len(LAYERS)
+    done = run(hpcc_env, "pull", f"docker://{docker_registry.host}/{NAME}@{pushed}")
+    assert done.returncode == 0, done.stderr
+    assert (hpcc_env / f"tools_{pushed.replace(':', '.')}.sif").read_bytes() == (hpcc_env / "0.sif").read_bytes()
 
 
 # -- damage ------------------------------------------------------------------------------------------------------

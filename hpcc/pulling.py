@@ -80,6 +80,9 @@ def pull_image(uri: str, settings: Settings, *, arch: str | None = None, progres
         return single_flight(
             locks, f"{reference.canonical} {platform}", look, work, wait=settings.lock_wait, on_wait=waiting
         )
+    except InvalidImage as error:  # said deep in a parser, which knows neither the image nor whom to ask
+        said = error.message if uri in error.message else f"{uri}: {error.message}"
+        raise InvalidImage(said, hint=error.hint or "The image is broken as it was pushed; tell whoever made it.") from None
     finally:
         progress.close()
         registry.close()

@@ -1,0 +1,73 @@
+"""The plan of a container: which operations, in which order."""
+
+import pytest
+
+from hpcc.runtime import plan
+from hpcc.runtime.environment import RunConfig
+from hpcc.runtime.plan import BindMount, Layer, Mount, describe, plan_container
+from hpcc.runtime.spec import Caller, Options, container_spec
+
+CONFIG = RunConfig()
+
+
+def make(uid: int = 1000, config: RunConfig = CONFIG, **options: object) -> tuple[plan.Op, ...]:
+    caller = Caller(uid, uid, "alice", "/home/alice", "/home/alice", 0o022, {})
+    spec = container_spec("docker://i", "/i.sif", config, Options(**options), "exec", ("true",), caller)  # type: ignore[arg-type]
+    return plan_container(spec)
+
+
+def mounts(ops: tuple[plan.Op, ...]) -> list[str]:
+    return [op.target for op in ops if isinstance(op, Mount | BindMount)]
+
+
+@pytest.mark.parametrize("options", [{}, {"contain": True}, {"containall": True}, {"compat": True}])
+def test_order(options: dict[str, bool]) -> None:
+    ops = make(**options)
+    kinds = [type(op).__name__ for op in ops]
+    assert kinds[-5:] == ["Accounts", "Pivot", "ChangeDirectory", "DropPrivileges", "Execute"]
+    assert kinds.index("Layer") < min(kinds.index(name) for name in ("BindMount",))
+    assert (kinds[0] == "NewProcesses") == bool({"containall", "compat"} & options.keys())
+    assert kinds.count("DropPrivileges") == kinds.count("Pivot") == kinds.count("Layer") == 1
+
+
+def test_proc_is_new_with_new_processes_only() -> None:
+    assert BindMount("/proc", "/proc", device=True) in make(contain=True)
+    assert Mount("proc", "/proc") in make(compat=True)
+
+
+def test_dev() -> None:
+    assert BindMount("/dev", "/dev", device=True) in make()
+    for op in make(compat=True):
+        if isinstance(op, BindMount) and op.device:
+            assert op.source in {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty")}
+    assert "/dev/mqueue" in mounts(make(compat=True)) and "/dev/mqueue" not in mounts(make(contain=True))
+
+
+def test_knobs_are_read_only_for_root() -> None:
+    for options in ({}, {"compat": True}):
+        readonly = {op.target for op in make(0, **options) if isinstance(op, BindMount) and op.readonly}
+        assert {"/sys", "/proc/sys", "/proc/sysrq-trigger"} <= readonly
+        at = mounts(make(0, **options))
+        assert at.index("/proc") < at.index("/proc/sys")
+
+
+def test_points_leave_out_what_lies_below_another_mount() -> None:
+    ops = make(binds=("/a:/b", "/c:/b/sub", "/d:/tmp/x", "/e:/bb"))
+    (layer,) = [op for op in ops if isinstance(op, Layer)]
+    paths = [path for path, _, _ in layer.points]
+    assert "/b" in paths and "/bb" in paths and "/b/sub" not in paths and "/tmp/x" not in paths
+    assert ("/b", None, "/a") in layer.points
+    order = mounts(ops)
+    assert order.index("/b") < order.index("/b/sub")
+
+
+def test_scripts_only_for_images_that_have_them() -> None:
+    assert make()[-1].script == ""  # type: ignore[union-attr]
+    assert ".singularity.d/env" in make(config=RunConfig(scripts=True))[-1].script  # type: ignore[union-attr]
+
+
+def test_plans_are_values() -> None:
+    assert make(compat=True) == make(compat=True) and hash(make())
+    for op in make(compat=True):
+        assert describe(op).startswith(type(op).__name__) and "\n" not in describe(op)
+    assert "Execute true, " in describe(make()[-1])

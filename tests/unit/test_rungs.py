@@ -1,0 +1,86 @@
+"""The ladder of root filesystems: the first rung that a host can stand on, or an error that says what is missing."""
+
+import pytest
+
+from hpcc.errors import RuntimeUnavailable
+from hpcc.runtime.host import Host, why_not
+from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung
+
+USER = Host(False, True, True, True, "/usr/bin/squashfuse_ll", True, True, "/usr/bin/fuse-overlayfs", False)
+OLD = USER._replace(squash=False)  # Debian 12: no -o uid=
+ROOT = USER._replace(root=True, loop=True)
+BARE = USER._replace(fuse=False, squashfuse="", squash=False, fuse_overlayfs="")
+IMAGE = Rootfs("squashfs", "/i.sif", 3, 4096, 1 << 20, "id", (0, 8))
+ROOTED = IMAGE._replace(owners=(0,))
+TRUSTED = IMAGE._replace(trusted=True)
+SANDBOX = Rootfs("directory", "/sandbox")
+
+
+@pytest.mark.parametrize(
+    ("host", "image", "rung"),
+    [
+        (USER, IMAGE, Rung("squashfuse", True, False, "")),
+        (OLD, IMAGE, Rung("squashfuse", False, False, "")),
+        (ROOT, IMAGE, Rung("squashfuse", True, False, "")),
+        (ROOT, TRUSTED, Rung("kernel", True, False, "")),
+        (USER, TRUSTED, Rung("squashfuse", True, False, "")),
+        (BARE, IMAGE, Rung("unpacked", True, False, "")),
+        (USER, SANDBOX, Rung("directory", True, False, "")),
+    ],
+)
+def test_read_only(host: Host, image: Rootfs, rung: Rung) -> None:
+    assert choose_rung(host, image, writable=False) == rung
+
+
+@pytest.mark.parametrize(
+    ("host", "image", "rung"),
+    [
+        (USER, IMAGE, Rung("squashfuse", True, False, "overlay")),
+        (OLD, IMAGE, Rung("squashfuse", False, False, "fuse-overlayfs")),
+        (OLD, ROOTED, Rung("squashfuse", False, False, "fuse-overlayfs")),
+        (OLD._replace(fuse_overlayfs=""), ROOTED, Rung("squashfuse", False, True, "overlay")),
+        (OLD._replace(fuse_overlayfs=""), IMAGE, Rung("unpacked", True, False, "overlay")),
+        (OLD._replace(fuse_overlayfs=""), IMAGE._replace(owners=None), Rung("unpacked", True, False, "overlay")),
+        (USER._replace(overlay=False), IMAGE, Rung("squashfuse", True, False, "fuse-overlayfs")),
+        (ROOT, TRUSTED, Rung("kernel", True, False, "overlay")),
+        (BARE, IMAGE, Rung("unpacked", True, False, "overlay")),
+        (USER, SANDBOX, Rung("directory", True, False, "overlay")),
+    ],
+)
+def test_writable(host: Host, image: Rootfs, rung: Rung) -> None:
+    assert choose_rung(host, image, writable=True) == rung
+
+
+def test_forced() -> None:
+    assert choose_rung(USER, IMAGE, writable=False, rootfs="unpacked").root == "unpacked"
+    assert choose_rung(USER, IMAGE, writable=True, layer="fuse-overlayfs").layer == "fuse-overlayfs"
+    assert choose_rung(USER, IMAGE, writable=True, layer="unpacked") == Rung("unpacked", True, False, "overlay")
+    assert choose_rung(OLD, ROOTED, writable=True, layer="nested").as_root
+    assert choose_rung(USER, SANDBOX, writable=False, rootfs="unpacked").root == "directory"
+
+
+@pytest.mark.parametrize(
+    ("host", "image", "options"),
+    [
+        (USER, IMAGE, {"rootfs": "kernel"}),
+        (ROOT, IMAGE, {"rootfs": "kernel"}),  # not one that just lies around, also for root
+        (BARE, IMAGE, {"rootfs": "squashfuse"}),
+        (OLD, IMAGE, {"layer": "nested"}),
+        (ROOT, ROOTED, {"layer": "nested"}),
+        (OLD, IMAGE, {"layer": "overlay", "rootfs": "squashfuse"}),
+        (BARE._replace(overlay=False), IMAGE, {}),
+    ],
+)
+def test_impossible(host: Host, image: Rootfs, options: dict[str, str]) -> None:
+    with pytest.raises(RuntimeUnavailable) as caught:
+        choose_rung(host, image, writable=True, **options)
+    assert caught.value.hint and "/i.sif" in caught.value.message
+
+
+def test_hosts_that_run_nothing() -> None:
+    nothing = USER._replace(mounts=False, user_namespaces=False)
+    with pytest.raises(RuntimeUnavailable, match="no user namespaces") as caught:
+        choose_rung(nothing, IMAGE, writable=False)
+    assert "user.max_user_namespaces" in caught.value.hint
+    assert "AppArmor" in why_not(USER._replace(mounts=False)).hint
+    assert "denies mounts" in why_not(USER._replace(mounts=False)).message
