@@ -19,15 +19,12 @@ _SYS_MOUNT_SETATTR = 442  # on each architecture
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 24, 38, 47
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 _CAPABILITY_VERSION_3 = 0x20080522
+_CAP_MKNOD = 27  # worth nothing in a user namespace
 LAST_CAPABILITY = 63
 
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "riscv64": 41, "s390x": 217}
-
-_SYS_MOUNT_SETATTR = 442  # one number on every architecture
-_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
-_MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -74,14 +71,6 @@ def unmount(target: str, flags: int = MNT_DETACH) -> None:
     _check(_libc.umount2(os.fsencode(target), flags), target)
 
 
-def restrict_mount(target: str, *, readonly: bool, nodev: bool) -> None:
-    """mount_setattr(2), Linux 5.12: nosuid, and as asked ro and nodev, for the mount at `target` and all below it."""
-    attributes = _MOUNT_ATTR_NOSUID | (_MOUNT_ATTR_RDONLY if readonly else 0) | (_MOUNT_ATTR_NODEV if nodev else 0)
-    wanted = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
-    number, size = ctypes.c_long(_SYS_MOUNT_SETATTR), ctypes.c_size_t(ctypes.sizeof(wanted))
-    _check(_libc.syscall(number, _AT_FDCWD, os.fsencode(target), _AT_RECURSIVE, wanted, size), target)
-
-
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2), which glibc has no function for."""
     number = _SYS_PIVOT_ROOT.get(os.uname().machine)
@@ -98,6 +87,19 @@ def set_no_new_privs() -> None:
 def set_parent_death_signal(number: int) -> None:
     """prctl(2): the signal that this process gets when its parent's thread dies."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
+
+
+def keep_a_capability() -> None:
+    """Keep one, a harmless one, through exec. In a user namespace, with capabilities.
+
+    A payload of the same user and namespace, which has none, can then not trace us, nor reach our root in /proc.
+    """
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _check(_libc.capget(header, data))
+    data[2] |= 1 << _CAP_MKNOD  # effective, permitted, inheritable of the lower 32; then the upper 32
+    _check(_libc.capset(header, data))
+    _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_MKNOD, 0, 0))
 
 
 def drop_capabilities() -> None:

@@ -125,7 +125,7 @@ def _join(image: Rootfs, rung: Rung, host: Host, settings: Settings, enter: Call
         kernel.unshare(kernel.CLONE_NEWNS)
         stage = os.path.join(settings.node_dir, "stage")
         if not _answers(f"{stage}/rootfs"):
-            os.unlink(path)  # so that the holder goes, and nobody else falls for it
+            hold.dismiss(path)
             kernel.unmount(stage)
             mount_rootfs(image, rung, host, stage, entered=True)
     return joined

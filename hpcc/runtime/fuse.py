@@ -65,6 +65,8 @@ def _become(argv: list[str], wait: int, keep: tuple[int, ...]) -> None:
     for fd in keep:
         os.set_inheritable(fd, True)
     os.close(wait)
+    if os.geteuid() != 0:  # who is root, of a namespace or for real, keeps all of them
+        kernel.keep_a_capability()
     os.execv(argv[0], argv)
 
 

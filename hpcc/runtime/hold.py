@@ -60,6 +60,24 @@ def touch(path: str) -> None:
         pass
 
 
+def dismiss(path: str) -> None:
+    """End the holder at `path`, whose mount does not answer any more, so that nobody else joins it."""
+    try:
+        with open(path, encoding="ascii") as file:
+            pid, _, started = file.read(64).partition(" ")
+        os.unlink(path)
+        handle = os.pidfd_open(int(pid))
+        try:
+            if _start_time(os.open(f"/proc/{int(pid)}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) == started:
+                from signal import SIGTERM, pidfd_send_signal
+
+                pidfd_send_signal(handle, SIGTERM)
+        finally:
+            os.close(handle)
+    except (OSError, ValueError):
+        pass
+
+
 def start(path: str, idle: float, enter: Callable[[], None], keep: tuple[int, ...]) -> bool:
     """Have a holder at `path`: one that is there, or a new one that calls `enter` to get its namespaces and mounts.
 

@@ -68,7 +68,8 @@ def supervise(child: int, *, is_init: bool = False, bare: bool = True) -> int:
             elif info.si_code != _SI_KERNEL:
                 os.kill(child, number)
             if number in _STOPPING and not is_init:
-                _stop(number)
+                if signal.SIGCONT not in signal.sigpending():  # else it is over already, and our stop would forget that
+                    _stop(number)
                 os.kill(child, signal.SIGCONT)
         except ProcessLookupError:
             continue

@@ -385,8 +385,8 @@ def test_bind_behind_hostile_links_stays_inside(
 
 def test_ro_holds_below_other_mounts_too(hpcc: Hpcc, image: Images, data: Path) -> None:
     """A read-only bind of a directory below which something is mounted: that must not stay writable."""
-    if hpcc.person.uid != 0:
-        pytest.skip("needs root to mount something") if os.geteuid() != 0 else None
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount something")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "none", data / "sub"], check=True)
     try:
         done = hpcc.sh(image.main, "echo w > /mnt/sub/w", "-B", f"{data}:/mnt:ro")

@@ -49,10 +49,10 @@ def held(runs_as: Person, installed: Installation, open_dir: Path, request: pyte
     return Held(runs_as, installed, open_dir, getattr(request, "param", 1.0))
 
 
-idle = pytest.mark.parametrize
+held_for = pytest.mark.parametrize
 
 
-@idle("held", [30.0], indirect=True)
+@held_for("held", [30.0], indirect=True)
 def test_runs_at_once_share_one(held: Held) -> None:
     processes = [held.popen("sh", "-c", "sleep 0.3; cat /etc/os-release") for _ in range(8)]
     for process in processes:
@@ -97,7 +97,7 @@ def test_runs_that_joined_live_on(held: Held) -> None:
     assert left_over(held.mark) == {}
 
 
-@idle("held", [30.0], indirect=True)
+@held_for("held", [30.0], indirect=True)
 def test_after_kill_of_holder_or_daemon_the_next_run_works(held: Held) -> None:
     assert held.run("true").returncode == 0
     (holder,) = held.holders()
@@ -113,7 +113,7 @@ def test_after_kill_of_holder_or_daemon_the_next_run_works(held: Held) -> None:
     assert left_over(held.mark) == {}
 
 
-@idle("held", [30.0], indirect=True)
+@held_for("held", [30.0], indirect=True)
 def test_a_recycled_pid_is_not_joined(held: Held) -> None:
     """A file that names a living process which is no holder: its start time tells."""
     assert held.run("true").returncode == 0
@@ -132,7 +132,7 @@ def test_a_recycled_pid_is_not_joined(held: Held) -> None:
     assert left_over(held.mark) == {}
 
 
-@idle("held", [30.0], indirect=True)
+@held_for("held", [30.0], indirect=True)
 def test_jobs_and_images_do_not_share(held: Held, open_dir: Path) -> None:
     assert held.run("true").returncode == 0
     assert held.run("true", SLURM_JOB_ID="17").returncode == 0

@@ -3,11 +3,12 @@
 import os
 import re
 import subprocess
-import time
+import threading
 from pathlib import Path
 
 import pytest
 
+from hpcc.runtime import _kernel as kernel
 from tests.support import people
 from tests.support.images import Images, images
 from tests.support.installation import Installation
@@ -179,17 +180,22 @@ def test_files_of_others_cannot_be_read(
     assert done.returncode == 1 and done.stdout == "" and "Permission denied" in done.stderr
 
 
-def test_the_holder_cannot_be_entered_by_a_payload(sh: Sh, image: Images) -> None:
-    """It has capabilities in its namespace; the payload, of the same user, must not get at them."""
+@pytest.mark.parametrize("mode", ["--no-umask", "--contain", "--writable-tmpfs"])
+@pytest.mark.parametrize("rootfs", ["squashfuse", "unpacked"])
+def test_our_own_processes_are_no_way_out(sh: Sh, image: Images, rootfs: str, mode: str) -> None:
+    """Holders and daemons have the host's root and the payload's user; /proc/<pid>/root must be closed all the same."""
     script = """
     for p in /proc/[0-9]*; do
-        [ "$(cat $p/comm 2>/dev/null)" = squashfuse_ll ] || continue
-        ls $p/fd >/dev/null 2>&1 && echo $p/fd
+        [ $p != /proc/$$ ] && case $(cat $p/cmdline 2>/dev/null | tr '\\0' ' ') in
+            *squashfuse_ll*|*fuse-overlayfs*|*hpcc/__main__*) ;; *) false ;;
+        esac || continue
+        readlink $p/fd/0 $p/exe $p/cwd && echo $p/links
         ls $p/root/ >/dev/null 2>&1 && echo $p/root
         cat $p/environ >/dev/null 2>&1 && echo $p/environ
     done
     true"""
-    assert sh(image.main, script) == ""
+    env = {"HPCC_ROOTFS": rootfs, "HPCC_WRITABLE": "fuse-overlayfs"}
+    assert sh(image.main, script, mode, env=env) == ""
 
 
 # -- hosts and directories that must be refused ------------------------------------------------------------------
@@ -229,17 +235,32 @@ def test_no_user_namespaces(installed: Installation, image: Images, open_dir: Pa
     node = open_dir / "node"
     node.mkdir(mode=0o700)
     os.chown(node, 101000, 101000)
-    script = "echo 0 > /proc/sys/user/max_user_namespaces && exec $0 --reuid=1000 --regid=1000 --clear-groups $@"
-    command = f"read go && exec unshare --mount sh -c '{script}' setpriv {installed.hpcc} exec {image.main} true"
+    ready, tell = os.pipe()
+    go, let_go = os.pipe()
+
+    def enter() -> None:
+        kernel.unshare(kernel.CLONE_NEWUSER)
+        os.write(tell, b"%d" % os.getpid())
+        os.read(go, 1)
+        os.setresgid(1000, 1000, 1000)
+        os.setresuid(0, 0, 0)
+        Path("/proc/sys/user/max_user_namespaces").write_text("0")
+        os.setgroups([])
+        os.setresuid(1000, 1000, 1000)
+
+    def map_users() -> None:
+        pid = os.read(ready, 20).decode()
+        for name in ("uid_map", "gid_map"):
+            Path(f"/proc/{pid}/{name}").write_text("0 100000 65536\n")
+        os.write(let_go, b"g")
+
+    mapper = threading.Thread(target=map_users)
+    mapper.start()
     env = people.myself(open_dir).environ({"HPCC_NODE_DIR": str(node), "HOME": "/"})
-    argv = ["unshare", "--user", "sh", "-c", command]
-    process = subprocess.Popen(argv, env=env, cwd="/", stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    mine = os.readlink("/proc/self/ns/user")
-    while os.readlink(f"/proc/{process.pid}/ns/user") == mine:
-        time.sleep(0.01)
-    for name in ("uid_map", "gid_map"):
-        Path(f"/proc/{process.pid}/{name}").write_text("0 100000 65536\n")
-    _, stderr = process.communicate("go\n", timeout=60)
+    argv = [installed.hpcc, "exec", image.main, "true"]
+    process = subprocess.run(argv, env=env, cwd="/", stderr=subprocess.PIPE, text=True, preexec_fn=enter)
+    mapper.join()
+    stderr = process.stderr
     assert process.returncode == 255, stderr
     assert "no user namespaces" in stderr and "user.max_user_namespaces" in stderr
     assert "Traceback" not in stderr
