@@ -6,9 +6,10 @@ reference --HEAD--> digest --GET--> manifest, config --> layers, in parallel: bl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import BinaryIO
 
 from hpcc.blocks import Compressor, default_compressor, thread_count
@@ -82,7 +83,9 @@ def pull_image(uri: str, settings: Settings, *, arch: str | None = None, progres
         )
     except InvalidImage as error:  # said deep in a parser, which knows neither the image nor whom to ask
         said = error.message if uri in error.message else f"{uri}: {error.message}"
-        raise InvalidImage(said, hint=error.hint or "The image is broken as it was pushed; tell whoever made it.") from None
+        raise InvalidImage(
+            said, hint=error.hint or "The image is broken as it was pushed; tell whoever made it."
+        ) from None
     finally:
         progress.close()
         registry.close()
@@ -132,12 +135,13 @@ def _convert(
         # Entered after the layers' files, so that no thread has one that is closed already.
         pool = stack.enter_context(_pool(thread_count()))
         converters = stack.enter_context(_pool(min(thread_count(), max(1, len(sources)))))
-        downloads = _Downloads(DOWNLOADS)
+        fetch = partial(_Downloads(DOWNLOADS).start, registry, reference)
         waiting: list[Future[None]] = []
         try:
-            for source in sources.values():
-                if source.pack is None:
-                    waiting.append(converters.submit(source.make, registry, reference, downloads, pool))
+            missing = [source for source in sources.values() if source.pack is None]
+            for source in missing:
+                source.begin(fetch)
+            waiting += [converters.submit(source.make, fetch, pool) for source in missing]
             for each in as_completed(waiting):
                 each.result()
         except BaseException:
@@ -203,6 +207,7 @@ class _Layer:
         self._tier, self._layer, self._diff_id, self._compressor = tier, layer, diff_id, compressor
         self._settings, self._progress, self._stack = settings, progress, stack
         self._name = pack_name(diff_id, compressor.id)
+        self._cached: Iterator[bytes] | None = None
         self._download: GrowingFile | None = None
         self._given_up = False
         self.pack = _open_pack(tier, self._name, stack)
@@ -221,23 +226,32 @@ class _Layer:
         if self._download is not None:
             self._download.cancel()
 
-    def make(self, registry: Registry, reference: Reference, downloads: _Downloads, pool: ThreadPoolExecutor) -> None:
-        """Write the pack; publish it, and the blob, as far as the settings keep them."""
-        chunks = cached_chunks(self._tier, self._layer)
-        if chunks is not None:
+    def begin(self, fetch: Callable[[Descriptor, GrowingFile], None]) -> None:
+        """Look for the blob in the cache; where it is not there, have `fetch` start its download."""
+        self._cached = cached_chunks(self._tier, self._layer)
+        if self._cached is None:
+            self._fetch(fetch)
+
+    def _fetch(self, fetch: Callable[[Descriptor, GrowingFile], None]) -> GrowingFile:
+        self._download = GrowingFile(self._blob, self._progress)
+        if self._given_up:
+            self._download.cancel()
+        fetch(self._layer, self._download)
+        return self._download
+
+    def make(self, fetch: Callable[[Descriptor, GrowingFile], None], pool: ThreadPoolExecutor) -> None:
+        """Write the pack; publish it, and the blob, as far as the settings keep them. After `begin`."""
+        if self._cached is not None:
             try:
-                self._write(chunks, pool)
+                self._write(self._cached, pool)
                 self._progress.advance(self._layer.size)
                 return
             except (IntegrityError, InvalidImage):
                 self._progress.warning(f"layer {self._layer.digest} in the cache is damaged; it is fetched again")
-        self._download = GrowingFile(self._blob, self._progress)
-        if self._given_up:
-            self._download.cancel()
-        downloads.start(registry, reference, self._layer, self._download)
+        coming = self._download or self._fetch(fetch)
         while True:  # a download begins again a few times at most
             try:
-                return self._write(self._download.chunks(), pool, downloaded=True)
+                return self._write(coming.chunks(), pool, downloaded=True)
             except Restarted:
                 continue
 

@@ -230,13 +230,14 @@ def cached_chunks(cache: Cache, descriptor: Descriptor) -> Iterator[bytes] | Non
     fd = cache.open(cache.blob(descriptor.digest.algorithm, descriptor.digest.hex))
     if fd is None:
         return None
+    file = open(fd, "rb", buffering=0)  # closed with the iterator, also where nobody begins to read it
     if os.fstat(fd).st_size != descriptor.size:
-        os.close(fd)
+        file.close()
         return None
 
     def chunks() -> Iterator[bytes]:
         verifier = Verifier(descriptor.digest, descriptor.size)
-        with open(fd, "rb", buffering=0) as file:
+        with file:
             while data := file.read(CHUNK):
                 verifier.update(data)
                 yield data

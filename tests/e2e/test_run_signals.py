@@ -75,6 +75,12 @@ def left_over(mark: str, seconds: float = 3.0) -> dict[int, str]:
     return found
 
 
+def end_sleepers(mark: str) -> None:
+    for pid, command in marked(mark).items():
+        if command.startswith("sleep"):
+            os.kill(pid, signal.SIGKILL)
+
+
 @EACH_MODE
 def test_term_ends_a_payload_without_a_handler(start: Start, image: Images, mode: tuple[str, ...]) -> None:
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
@@ -85,15 +91,11 @@ def test_term_ends_a_payload_without_a_handler(start: Start, image: Images, mode
             if number == signal.SIGINT:
                 time.sleep(0.3)  # until the shell has become sleep
             running.send(number)
-            status, _ = running.end()
-            assert status in (-number, 128 + number)
-            if mode:
-                assert status == 128 + number
-                assert left_over(running.mark) == {}
-            else:  # a child of the payload is the payload's business, as without a container
-                for pid, command in marked(running.mark).items():
-                    if command.startswith("sleep"):
-                        os.kill(pid, signal.SIGKILL)
+            status = running.process.wait(20)
+            assert status == (128 + number if mode else -number)
+            if not mode:  # a child of the payload is the payload's business, as without a container
+                end_sleepers(running.mark)
+            assert left_over(running.mark) == {}
 
 
 @EACH_MODE
@@ -142,9 +144,7 @@ def test_orphans_of_the_payload_are_reaped_or_ended(start: Start, image: Images,
     running = start(image.main, "(sleep 30 &) ; echo ready; sleep 0.2; exit 5", "--no-hold", *mode)
     if not mode:
         status = running.process.wait(20)
-        for pid, command in marked(running.mark).items():
-            if command.startswith("sleep"):
-                os.kill(pid, signal.SIGKILL)
+        end_sleepers(running.mark)
         assert status == 5
     else:
         assert running.end()[0] == 5

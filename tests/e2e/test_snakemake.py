@@ -114,7 +114,7 @@ def test_exec_as_snakemake_does_it(runs_as: Person, shim: Path) -> None:
 def test_options_that_users_put_into_apptainer_args(runs_as: Person, shim: Path) -> None:
     image, home = images().main, runs_as.home
     for options in ("-e", "-C --pwd /", "--contain", "--writable-tmpfs", "--no-home", f"-B {home}:/data -B /tmp",
-                    f"-H {home}", "--cwd /own", "--nv", "--rocm", "--env A=1,B=2", "-ec", "--cleanenv=true"):  # fmt: skip
+                    f"-H {home}", "--cwd /own", "--env A=1,B=2", "-ec", "--cleanenv=true"):  # fmt: skip
         line = f"apptainer exec --home {home} {options} {image} bash -c 'exit 3'"
         done = runs_as.run(["bash", "-c", line], env={"PATH": f"{shim}:{SYSTEM_PATH}"})
         assert done.returncode == 3, (options, done.stderr)
@@ -164,7 +164,7 @@ def with_snakemake() -> Installation:
     return installation.install(("snakemake",))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def registry() -> Iterator[FakeRegistry]:
     demo = build_demo_layers()
     with FakeRegistry(quota=5) as registry:
@@ -202,7 +202,7 @@ def test_a_workflow(runs_as: Person, with_snakemake: Installation, registry: Fak
 
 def test_prefetch_into_a_prefix(plain_user: Person, with_snakemake: Installation, registry: FakeRegistry,
                                 open_dir: Path) -> None:  # fmt: skip
-    """`--conda-create-envs-only` pulls all images and exits: `apptainer pull --name <md5>.simg` with cwd = the prefix."""
+    """`--conda-create-envs-only` pulls all images and exits: `pull --name <md5>.simg` with cwd = the prefix."""
     (open_dir / "home").mkdir()
     person = plain_user.at(open_dir / "home")
     prefix = person.home / "prefix"
