@@ -41,9 +41,14 @@ def command_line(command: str, image: str, args: Sequence[str], options: Mapping
 def run_image(
     command: str, image: str, args: Sequence[str], options: Mapping[str, Any]
 ) -> "subprocess.CompletedProcess[Any]":
-    """subprocess.run of `hpcc <command> image args`; what subprocess.run knows of `options` goes there."""
+    """subprocess.run of `hpcc <command> image args`; what subprocess.run knows of `options` goes there.
+
+    `env` is the container's, each value exactly: it travels as HPCCENV_ variables, since --env splits at commas.
+    """
     if isinstance(args, str):
         raise UsageError(f"args must be a list of strings, not {args!r}", hint='image.run(["ls", "-l"])')
     ours = {name: value for name, value in options.items() if name not in _SUBPROCESS}
     theirs = {name: value for name, value in options.items() if name in _SUBPROCESS}
-    return subprocess.run(command_line(command, image, args, ours), **theirs)
+    variables = ours.pop("env") if isinstance(ours.get("env"), Mapping) else {}
+    environment = {**os.environ, **{f"HPCCENV_{name}": str(value) for name, value in variables.items()}}
+    return subprocess.run(command_line(command, image, args, ours), env=environment, **theirs)

@@ -32,7 +32,13 @@ _GLOBAL = frozenset(("-q", "--quiet", "-s", "--silent", "-v", "--verbose", "-d",
 
 def console() -> None:
     """Entry point: run, then leave with the status."""
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # what was said last nobody read; the interpreter must not complain of it at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = status or 128 + 13
+    sys.exit(status)
 
 
 def main(argv: Sequence[str]) -> int:

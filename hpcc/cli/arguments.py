@@ -117,7 +117,7 @@ def usage_error(command: Command, message: str) -> UsageError:
 
 def help_text(command: Command) -> str:
     """At most 80 columns."""
-    lines = [f"Usage: hpcc {command.usage}", "", command.summary, "", "Options:"]
+    lines = [f"Usage: hpcc {command.usage}", "", *_wrapped(command.summary, "", ""), "", "Options:"]
     for option in (*command.options, *GLOBAL):
         left = ", ".join(option.names) + (f" {option.value}" if option.value else "")
         lines += _two_columns(left, option.help)
@@ -125,13 +125,17 @@ def help_text(command: Command) -> str:
 
 
 def _two_columns(left: str, right: str) -> list[str]:
-    lines, current = [], f"  {left:<26}"
-    if len(left) > 24:
-        lines.append(current.rstrip())
-        current = " " * 28
-    for word in right.split():
-        if len(current) + len(word) + 1 > 80:
-            lines.append(current.rstrip())
-            current = " " * 28
-        current += " " + word if not current.endswith("  ") else word
-    return [*lines, current.rstrip()]
+    first, rest = f"  {left:<26}", " " * 28
+    return [first.rstrip(), *_wrapped(right, rest, rest)] if len(left) > 24 else _wrapped(right, first, rest)
+
+
+def _wrapped(text: str, first: str, rest: str) -> list[str]:
+    """`text` in lines of 80 columns that begin with `first` and then with `rest`; textwrap costs 4 ms."""
+    lines, start = [], first
+    current = ""
+    for word in text.split():
+        if current and len(start) + len(current) + 1 + len(word) > 80:
+            lines.append(start + current)
+            start, current = rest, ""
+        current += f" {word}" if current else word
+    return [*lines, start + current]

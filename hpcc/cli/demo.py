@@ -12,6 +12,7 @@ from hpcc.cli.arguments import Command, Option, parse
 from hpcc.cli.terminal import terminal
 from hpcc.errors import HpccError, RuntimeUnavailable
 from hpcc.progress import Progress
+from hpcc.runtime.unpack import remove_tree
 from hpcc.sitepath import load_site_packages
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def main(name: str, argv: list[str]) -> int:
             rows += _spent(registry)
     finally:
         if not arguments.keep:
-            _remove(place)
+            remove_tree(place)
     print()
     width = max(len(left) for left, _ in rows)
     for left, right in rows:
@@ -195,10 +196,3 @@ def _spent(registry: "FakeRegistry") -> list[tuple[str, str]]:
         ("requests that the registry counted", f"{gets} of {QUOTA}; {QUOTA - gets} pulls left"),
         ("requests that cost nothing", f"{counts['manifest_head']} HEAD, {counts['blob_get']} blobs"),
     ]
-
-
-def _remove(place: str) -> None:
-    """The demo's directory, with the unwritable directories of an unpacked image."""
-    for parent, _, _ in os.walk(place):
-        os.chmod(parent, 0o700)
-    shutil.rmtree(place, ignore_errors=True)

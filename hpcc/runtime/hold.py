@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-PATIENCE = 10.0  # seconds until a holder must have mounted
-
-
 def join(path: str, *, user_namespace: bool) -> bool:
-    """Enter the namespaces of the holder at `path`; False where there is none. Touches it."""
+    """Enter the namespaces of the holder at `path`; False where there is none, or where the kernel does not let us.
+
+    Raises OSError where only the first could be entered, since then there is no way back.
+    """
     holder = _open_holder(path)
     if holder is None:
         return False
@@ -41,15 +41,18 @@ def join(path: str, *, user_namespace: bool) -> bool:
         return False
     finally:
         os.close(holder)
+    entered = 0
     try:
         for fd, kind in fds:
             kernel.setns(fd, kind)
+            entered += 1
     except OSError:
-        return False
+        if entered:
+            raise
     finally:
         for fd, _ in fds:
             os.close(fd)
-    return True
+    return bool(entered)
 
 
 def touch(path: str) -> None:

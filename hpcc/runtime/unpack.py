@@ -35,7 +35,7 @@ def unpacked_copy(image: Rootfs, directory: str, *, in_memory: bool = False) -> 
         if not os.path.isdir(path):
             _check_room(image, directory, in_memory=in_memory)
             partial = f"{path}.partial"
-            _remove(partial)
+            remove_tree(partial)
             try:
                 _unpack(image, partial)
                 os.rename(partial, path)
@@ -45,7 +45,7 @@ def unpacked_copy(image: Rootfs, directory: str, *, in_memory: bool = False) -> 
                     hint="Name a directory with room on this node's disk in HPCC_NODE_DIR.",
                 ) from None
             finally:
-                _remove(partial)
+                remove_tree(partial)
     finally:
         os.close(lock)
     return path
@@ -73,11 +73,16 @@ def _is_in_memory(directory: str) -> bool:
     return any(row[2] == name and row[row.index("-") + 1] in ("tmpfs", "ramfs") for row in rows)
 
 
-def _remove(path: str) -> None:
-    if os.path.lexists(path):
-        for parent, _, _ in os.walk(path):
-            os.chmod(parent, 0o700)
-        shutil.rmtree(path)
+def remove_tree(path: str) -> None:
+    """Remove a tree of one's own, also directories that forbid it, as images have them. Idempotent."""
+    if not os.path.lexists(path):
+        return
+    todo = [path]
+    while todo:
+        directory = todo.pop()
+        os.chmod(directory, 0o700)
+        todo += [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+    shutil.rmtree(path)
 
 
 def _unpack(image: Rootfs, target: str) -> None:

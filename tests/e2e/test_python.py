@@ -65,13 +65,13 @@ def test_options_of_the_command_line(script: Script) -> None:
             image.exec(["sh", "-c", code], capture_output=True, text=True, **options).stdout, end="")
         sh("echo x > /new; cat /new", compat=True)
         sh("cat /mnt/file; cat /also", bind=[data + ":/mnt:ro", data + "/file:/also"])
-        sh('echo "$A|$B"', env={{"A": "1 2", "B": 'q"$HOME'}}, cleanenv=True)
+        sh('echo "$A|$B"', env={{"A": "1 2", "B": 'q"$HOME,C=3'}}, cleanenv=True)
         sh("echo ${{MINE-unset}}", cleanenv=True)
         sh("echo ${{MINE-unset}}", cleanenv=False, pwd=None)
         sh("echo $PWD", pwd="/etc")
     """, MINE="mine")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["x", "of the host", "of the host", '1 2|q"$HOME', "unset", "mine", "/etc"]
+    assert done.stdout.splitlines() == ["x", "of the host", "of the host", '1 2|q"$HOME,C=3', "unset", "mine", "/etc"]
 
 
 def test_check_cwd_and_timeout_are_subprocess_runs(script: Script) -> None:

@@ -98,7 +98,7 @@ def test_exec_as_snakemake_does_it(runs_as: Person, shim: Path) -> None:
     (home / "search path").mkdir()
     (home / "search path/module.py").write_text("found\n")
     (home / "shadow").mkdir()
-    command = "set -euo pipefail;  echo \"it's\" 'a \"test\"' $(pwd) $OMP_NUM_THREADS $CONDA_PKGS_DIRS; cat {}".format(
+    command = 'set -euo pipefail;  echo "it\'s" \'a "test"\' $(pwd) $OMP_NUM_THREADS $CONDA_PKGS_DIRS; cat {}'.format(
         "/mnt/snakemake_searchpaths/item_0/module.py"
     )
     line = (
@@ -108,7 +108,7 @@ def test_exec_as_snakemake_does_it(runs_as: Person, shim: Path) -> None:
     )
     done = runs_as.run(["bash", "-c", line], env={"PATH": f"{shim}:{SYSTEM_PATH}"})
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"it's a \"test\" {home}/shadow 4 /tmp/pkgs\nfound\n"
+    assert done.stdout == f'it\'s a "test" {home}/shadow 4 /tmp/pkgs\nfound\n'
 
 
 def test_options_that_users_put_into_apptainer_args(runs_as: Person, shim: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_workflow(runs_as: Person, with_snakemake: Installation, registry: Fak
     before = registry.counts["manifest_get"]
     done = snakemake(runs_as, with_snakemake, registry)
     assert done.returncode == 0, done.stdout + done.stderr
-    expected = f'ID=HPCC-DEMO\nA "B" OF THE HOST {runs_as.uid}\n[\'x y\', \'z\']ID=hpcc-demo\n'
+    expected = f"ID=HPCC-DEMO\nA \"B\" OF THE HOST {runs_as.uid}\n['x y', 'z']ID=hpcc-demo\n"
     assert (runs_as.home / "out/three.txt").read_text() == expected
     assert (runs_as.home / "out/local.txt").read_text() == Path("/etc/os-release").read_text().splitlines()[0] + "\n"
     assert registry.counts["manifest_get"] - before <= 2

@@ -1,9 +1,9 @@
 """The same images as hpcc and as Apptainer pulled them, from one real registry.
 
-    words      bash, coreutils and everything awkward of tests/support/images.py; ENTRYPOINT and CMD, labels, odd ENV
-    plain      the same files; CMD alone, and the ENV that each program gets right
-    entry      the same files; ENTRYPOINT alone
-    nothing    the same files; neither
+words      bash, coreutils and everything awkward of tests/support/images.py; ENTRYPOINT and CMD, labels, odd ENV
+plain      the same files; CMD alone, and the ENV that each program gets right
+entry      the same files; ENTRYPOINT alone
+nothing    the same files; neither
 """
 
 import os
