@@ -7,6 +7,7 @@ the repository: those are counted and named at the end.
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -35,6 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_without_data] = []
+    # A shell starts what it puts into the background with these ignored, and everything below would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     config.option.no_skip = config.option.no_skip or os.environ.get("HPCC_NO_SKIP", "") not in ("", "0")
 
 
