@@ -68,8 +68,9 @@ class Bench:
 
     def _costs(self, label: str, argv: list[str], env: dict[str, str]) -> list[Cost]:
         environ = self.user.environ({"HPCC_INSECURE": self.registry.host, "HPCC_PEERS": str(peers.PEERS), **env})
-        done = subprocess.run(argv, env=environ, cwd=self.user.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              text=True, stdin=subprocess.DEVNULL, check=False)  # fmt: skip
+        done = subprocess.run(
+            argv, env=environ, cwd=self.user.home, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
         found = [Cost(*each) for each in json.loads(done.stdout or "[]")]
         if done.returncode or not found or any(cost.status for cost in found):
             raise SystemExit(f"{label} failed:\n{done.stderr[-2000:]}")
