@@ -46,15 +46,15 @@ def single_flight(
             if held:
                 found = look()  # somebody may have finished between the look and the lock
                 return work() if found is None else found
-        if not told:
-            told = True
-            on_wait(_holder(_lock_path(cache, name)))
         if time.monotonic() > deadline:
             raise LockTimeout(
                 f"{name}: waited {wait:.0f} s for {_holder(_lock_path(cache, name))}",
                 hint="Try again later, or wait longer with HPCC_LOCK_WAIT.",
             )
         time.sleep(pause * random.uniform(0.7, 1.3))
+        if not told:  # now that whoever has the lock had the time to sign
+            told = True
+            on_wait(_holder(_lock_path(cache, name)))
         pause = min(pause * 1.4, LAST_PAUSE)
 
 

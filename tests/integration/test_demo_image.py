@@ -100,13 +100,13 @@ def test_entrypoint_says_hello(root: Path, image: DemoImage) -> None:
 
 
 def test_plain_user_builds_it_too(plain_user: Person, image: DemoImage, open_dir: Path) -> None:
-    """Without hpcc installed for them: the two modules that the builder is made of, copied where they can read."""
+    """Without hpcc installed for them: the modules that the builder is made of, copied where they can read."""
     import hpcc.cli.demo_image as module
-    import hpcc.errors as errors
+    from hpcc import errors, records
 
     package = open_dir / "hpcc"
     (package / "cli").mkdir(parents=True)
-    for source, name in ((module, "cli/demo_image.py"), (errors, "errors.py")):
+    for source, name in ((module, "cli/demo_image.py"), (errors, "errors.py"), (records, "records.py")):
         (package / name).write_bytes(Path(source.__file__).read_bytes())
     code = "from hpcc.cli.demo_image import build_demo_layers as b; i = b(); print(i.config['rootfs']['diff_ids'])"
     python = os.path.realpath("/usr/bin/python3")
