@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BLOCK_SIZE = 131072
 STORED = 1 << 24  # in a size word: this block is not compressed (squashfs/inode.py)
 LAYOUT = "1"  # raise it whenever the same layers would give other bytes
+HEAD = 8  # bytes that ISA-L's quick loop must not see first; at least 4, at most 16
 LEVEL = 2  # isal's highest level whose output is the same on each CPU model; level 3 has given three results
 
 
@@ -52,7 +53,14 @@ def default_compressor() -> Compressor:
         import zlib
 
         return Compressor(converter_id(), GZIP, lambda data: zlib.compress(data, 6))
-    return Compressor(converter_id(), GZIP, lambda data: isal_zlib.compress(data, LEVEL))
+
+    def compress(data: bytes) -> bytes:
+        """One zlib stream. Its first bytes are flushed alone: see docs/adr/0007-isal-first-bytes.md."""
+        stream = isal_zlib.compressobj(LEVEL)
+        head = stream.compress(data[:HEAD]) + stream.flush(isal_zlib.Z_SYNC_FLUSH)
+        return head + stream.compress(data[HEAD:]) + stream.flush()
+
+    return Compressor(converter_id(), GZIP, compress)
 
 
 def thread_count() -> int:

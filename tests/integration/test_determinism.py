@@ -25,13 +25,22 @@ from hpcc.blocks import BLOCK_SIZE, default_compressor
 sys.path.append(sys.argv[1])
 from tests.integration.test_determinism import samples
 compress = default_compressor().compress
-level_2, level_3 = (lambda data: isal_zlib.compress(data, 2)), (lambda data: isal_zlib.compress(data, 3))
-for name, pack in ("default", compress), ("2", level_2), ("3", level_3):
+for name, pack in ("default", compress), ("3", lambda data: isal_zlib.compress(data, 3)):
     digest = hashlib.sha256()
     for data in samples():
         for at in range(0, len(data), BLOCK_SIZE):
             digest.update(pack(data[at : at + BLOCK_SIZE]))
     print(name, digest.hexdigest())
+"""
+
+SMALL = """
+import hashlib, random
+from hpcc.blocks import default_compressor
+compress, source, digest = default_compressor().compress, random.Random(5), hashlib.sha256()
+for _ in range(400):
+    data = bytes(source.choices(b"\\0\\0\\0\\0\\1\\2abc", k=source.choice([7, 8, 9, 50, 100, 300, 600, 1000, 3000])))
+    digest.update(compress(data))
+print(digest.hexdigest())
 """
 
 IMAGE = """
@@ -75,7 +84,12 @@ def test_blocks_are_the_same_on_an_old_cpu() -> None:
     native = dict(line.split() for line in run(BLOCKS).splitlines())
     old = dict(line.split() for line in emulated(BLOCKS).splitlines())
     assert native["3"] != old["3"], "both ran on the same kind of CPU, so this test would find nothing out"
-    assert native["default"] == native["2"] == old["2"] == old["default"]
+    assert native["default"] == old["default"]
+
+
+def test_blocks_are_the_same_wherever_memory_lies() -> None:
+    """ISA-L's plain level 2 fails this: one block in 1200 depends on an address (docs/adr/0007-isal-first-bytes.md)."""
+    assert len({run(SMALL) for _ in range(40)}) == 1
 
 
 def test_a_whole_image_is_the_same_on_an_old_cpu() -> None:
