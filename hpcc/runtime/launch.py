@@ -79,6 +79,8 @@ class Launcher:
         if _is_closed(alive):  # it died before the request
             os._exit(255)
         kernel.unshare(kernel.CLONE_NEWNS)  # so that Pivot does not move our parent as well
+        os.close(self._final)  # in the parent's mount namespace
+        self._open_final()
         if op.init:
             payload = os.fork()
             if payload:
@@ -105,10 +107,13 @@ class Launcher:
             bind(f"{self._session}/under", final)
             remount(final, readonly=True)
         os.close(root)
-        # A recursive bind of a directory above the stage would take it along. Set here, since a copy of a mount
-        # namespace forgets it.
+        self._open_final()
+
+    def _open_final(self) -> None:
+        # A recursive bind of a directory above the stage would take it along. Set in each namespace, since a copy of a
+        # mount forgets it.
         kernel.mount("", self._stage, "", kernel.MS_UNBINDABLE)
-        self._final = os.open(final, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._final = os.open(f"{self._stage}/final", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def _make_session(self) -> None:
         kernel.mount("tmpfs", self._session, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755")

@@ -110,11 +110,11 @@ _DEV_LINKS = (
 
 def plan_container(container: Container) -> tuple[Op, ...]:
     """The operations, in their order."""
-    ops: list[Op] = []
+    mounts = [*_system(container), *_user(container)]
+    # The layer first: a daemon that serves it is then no child of the payload's, and not in its PID namespace.
+    ops: list[Op] = [Layer(container.writable, tuple(_points(mounts)))]
     if container.new_pid or container.new_ipc:
         ops.append(NewProcesses(container.init))
-    mounts = [*_system(container), *_user(container)]
-    ops.append(Layer(container.writable, tuple(_points(mounts))))
     ops += mounts
     ops.append(Accounts(*container.account, container.home))
     ops.append(Pivot())
