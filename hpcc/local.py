@@ -6,6 +6,7 @@ import os
 import stat
 
 from hpcc.errors import ImageNotFound, InvalidImage
+from hpcc.origin import MARK
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime.environment import RunConfig
 from hpcc.runtime.rootfs import Rootfs
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 
 MAX_JSON = 8 << 20
-MARK = "hpcc.json"  # metadata.py
 
 
 class Image:

@@ -20,7 +20,7 @@ from datetime import datetime
 from hpcc import fstree
 from hpcc.fstree import Node
 from hpcc.oci.config import ImageConfig
-from hpcc.origin import Origin
+from hpcc.origin import MARK, Origin
 from hpcc.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 
 EPOCH = "1970-01-01T00:00:00Z"
-MARK = "hpcc.json"
-"""Name of the SIF object by which hpcc knows a SIF of its own, and the name under which it stands in a cache."""
 
 
 def created(config: ImageConfig) -> tuple[str, int]:

@@ -2,6 +2,9 @@
 
 from hpcc.records import NamedTuple
 
+MARK = "hpcc.json"
+"""Name of the SIF object by which hpcc knows a SIF of its own, and the name under which it stands in a cache."""
+
 
 class Origin(NamedTuple):
     """Where an image comes from, as far as its bytes depend on it."""
