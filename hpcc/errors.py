@@ -60,9 +60,18 @@ class ImageNotFound(RegistryError, LookupError):
 
 
 class RateLimited(RegistryError):
-    """429: the quota of this account or address is spent."""
+    """429: the quota of this account, "" for the address, is spent.
+
+    `wait`: seconds, where the registry names them; `words`: what it said.
+    """
 
     exit_code = EX_TEMPFAIL
+
+    def __init__(
+        self, message: str, *, hint: str = "", account: str = "", wait: float | None = None, words: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.account, self.wait, self.words = account, wait, words
 
 
 class RegistryUnavailable(RegistryError, ConnectionError):
@@ -73,6 +82,10 @@ class RegistryUnavailable(RegistryError, ConnectionError):
 
 class CacheError(HpccError):
     """The cache, or another place that hpcc writes to, is full, read-only or forbidden."""
+
+
+class PolicyError(HpccError, PermissionError):
+    """The site's settings forbid it."""
 
 
 class LockTimeout(HpccError, TimeoutError):

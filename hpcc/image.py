@@ -16,16 +16,17 @@ def open_image(uri: str, settings: Settings, *, arch: str | None = None, progres
     A docker image that the cache does not have is pulled, converted and published there first.
     """
     if uri.startswith("docker://"):
-        from hpcc.lookup import find_cached
+        from hpcc.lookup import Wanted, find_cached
 
-        found = find_cached(uri, settings, arch=arch)
+        wanted = Wanted.parse(uri, settings, arch=arch, progress=progress)
+        found = find_cached(wanted, settings)
         if found is None:
             from hpcc.sitepath import load_site_packages
 
             load_site_packages()
             from hpcc.pulling import pull_image
 
-            found = pull_image(uri, settings, arch=arch, progress=progress)
+            found = pull_image(wanted, settings, progress)
         return found
     scheme, separator, _ = uri.partition("://")
     if separator and scheme.isalnum():

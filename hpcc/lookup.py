@@ -14,19 +14,23 @@ import time
 from hpcc.blocks import converter_id
 from hpcc.cache.blobs import read_blob
 from hpcc.cache.layout import Cache
-from hpcc.cache.refs import Ref, read_ref
-from hpcc.errors import HpccError, InvalidImage
+from hpcc.cache.refs import Ref, read_ref, read_run_ref, write_run_ref
+from hpcc.errors import CacheError, HpccError, PolicyError
 from hpcc.local import Image, open_local
+from hpcc.oci.choice import choose_manifest
 from hpcc.oci.digest import Digest
-from hpcc.oci.manifest import MAX_NESTING, Manifest, parse_manifest
-from hpcc.oci.platform import Platform, select
-from hpcc.oci.reference import Reference
+from hpcc.oci.manifest import Descriptor, Manifest, parse_manifest
+from hpcc.oci.platform import Platform
+from hpcc.oci.reference import Reference, covers
 from hpcc.origin import Origin
-from hpcc.records import TYPE_CHECKING
+from hpcc.progress import SILENT, Progress
+from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from hpcc.oci.manifest import Index
 
 
 def tiers(settings: Settings) -> tuple[Cache, ...]:
@@ -35,25 +39,62 @@ def tiers(settings: Settings) -> tuple[Cache, ...]:
     return tuple(Cache(root, settings.trusted_users, settings.trusted_groups) for root in roots)
 
 
-def find_cached(uri: str, settings: Settings, *, arch: str | None = None, stale: bool = False) -> Image | None:
-    """The image from a cache, or None. With stale, a ref is believed whatever its age.
+class Wanted(NamedTuple):
+    """What a user asks for: `uri` as it was written, and what that means here."""
 
-    Raises InvalidReference for a URI that does not parse; UnsupportedImage where no platform matches.
+    uri: str
+    reference: Reference  # with the digest that hpcc.lock gives it, if any
+    platform: Platform
+
+    @classmethod
+    def parse(cls, uri: str, settings: Settings, *, arch: str | None = None, progress: Progress = SILENT) -> Wanted:
+        """What `uri` means, by the lock file found upward from here, if the site allows it.
+
+        Raises InvalidReference; UsageError for no platform, or where the settings insist on a lock that does not have
+        it; SettingsError for a damaged lock; PolicyError.
+        """
+        from hpcc.lockfile import locked
+
+        def skipped(path: str, why: str) -> None:
+            progress.warning(f"{path} is not believed: {why}")
+
+        reference = locked(Reference.parse(uri), ".", frozen=settings.frozen, on_skipped=skipped)
+        allowed = settings.allowed_registries
+        if allowed and not any(covers(pattern, reference.name) for pattern in allowed):
+            raise PolicyError(
+                f"{reference.name}: this site does not allow images from there",
+                hint=f"Allowed are: {', '.join(allowed)} (the setting allowed_registries).",
+            )
+        return cls(uri, reference, Platform.parse(arch) if arch else Platform.host())
+
+
+def find_cached(wanted: Wanted, settings: Settings, *, since: float | None = None) -> Image | None:
+    """The image from a cache, or None. Sends nothing. For `since` see known_digests.
+
+    UnsupportedImage where no platform matches.
     """
-    reference = Reference.parse(uri)
-    platform = Platform.parse(arch) if arch else Platform.host()
+    uri, reference, platform = wanted
     caches = tiers(settings)
-    for cache in caches:
-        digest = pinned_digest(reference, cache, settings.ttl if not stale else float("inf"))
-        if digest is None:
-            continue
-        chosen = choose_manifest(caches, digest, platform)
+    for digest, cache in known_digests(reference, caches, settings, since=since):
+        chosen = choose_cached(caches, digest, platform)
         if chosen is None:
+            continue
+        if settings.signed and not _is_signed(reference, (digest, chosen), caches, settings):
             continue
         found = open_cached(caches, origin_of(reference, chosen, platform), uri)
         if found is not None:
+            pin_for_run(reference, digest, cache, settings)
             return found
     return None
+
+
+def _is_signed(
+    reference: Reference, digests: tuple[Digest, ...], caches: tuple[Cache, ...], settings: Settings
+) -> bool:
+    """Whether the site takes an image as it stands in the caches: one that needs no signature, or has one there."""
+    from hpcc.sources.signatures import is_signed_in_cache, needs_signature
+
+    return not needs_signature(reference.name, settings) or is_signed_in_cache(reference, digests, caches, settings)
 
 
 def origin_of(reference: Reference, manifest_digest: Digest, platform: Platform) -> Origin:
@@ -61,12 +102,71 @@ def origin_of(reference: Reference, manifest_digest: Digest, platform: Platform)
     return Origin(reference.name, str(manifest_digest), str(platform), converter_id())
 
 
-def pinned_digest(reference: Reference, cache: Cache, ttl: float) -> Digest | None:
-    """What the reference names: its own digest, or a ref of its tag that is younger than `ttl` seconds."""
+def known_digests(
+    reference: Reference,
+    caches: tuple[Cache, ...],
+    settings: Settings,
+    *,
+    stale: bool = False,
+    since: float | None = None,
+) -> Iterator[tuple[Digest, Cache]]:
+    """What the reference is known to name without asking, and the cache that says so, best first.
+
+    Its own digest; what its tag has meant before in this job or workflow run; what somebody found it to mean, not
+    longer ago than the settings allow, or after `since` (seconds since the epoch). With stale, however long ago.
+    """
     if reference.digest is not None:
-        return reference.digest
-    ref = read_ref(cache, reference.name, str(reference.tag))
-    return Digest.parse(ref.digest) if ref is not None and is_fresh(ref, ttl) else None
+        for cache in caches:
+            if read_blob((cache,), reference.digest) is not None:
+                yield reference.digest, cache
+        return
+    tag, run = str(reference.tag), run_of(settings)
+    if run:
+        for cache in caches:
+            pinned = read_run_ref(cache, run, reference.name, tag)
+            if pinned is not None:
+                yield Digest.parse(pinned.digest), cache
+                return
+    ttl = float("inf") if stale else _ttl(settings)
+    for cache in caches:
+        ref = read_ref(cache, reference.name, tag)
+        if ref is not None and (is_fresh(ref, ttl) or (since is not None and since <= ref.checked_at <= time.time())):
+            yield Digest.parse(ref.digest), cache
+
+
+def _ttl(settings: Settings) -> float:
+    if settings.offline or settings.pull in ("missing", "never"):
+        return float("inf")
+    return -1.0 if settings.pull == "always" else settings.ttl
+
+
+def run_of(settings: Settings) -> str:
+    """The name, for a cache, of the job or workflow run that this is part of; "" for none."""
+    environ = settings.environ
+    run = environ.get("HPCC_RUN_ID")
+    if not run and environ.get("SLURM_JOB_ID"):
+        run = f"slurm {environ.get('SLURM_CLUSTER_NAME', '')} {environ['SLURM_JOB_ID']}"
+    if not run:
+        return ""
+    from hashlib import sha256
+
+    return sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def pin_for_run(reference: Reference, digest: Digest, cache: Cache, settings: Settings) -> None:
+    """Let the tag mean the same until the job or workflow run ends. Idempotent. Never fails a run."""
+    run = run_of(settings)
+    if not run or reference.digest is not None:
+        return
+    shared, private = tiers(settings)[-2:]
+    tier = private if cache.root == private.root else shared
+    name, tag = reference.name, str(reference.tag)
+    if any(read_run_ref(each, run, name, tag) for each in (shared, private)):
+        return
+    try:
+        write_run_ref(tier, run, Ref(f"{name}:{tag}", str(digest), "", 0, time.time()))
+    except CacheError:
+        pass  # a read-only cache
 
 
 def is_fresh(ref: Ref, ttl: float) -> bool:
@@ -74,19 +174,23 @@ def is_fresh(ref: Ref, ttl: float) -> bool:
     return abs(time.time() - ref.checked_at) < ttl
 
 
-def choose_manifest(caches: tuple[Cache, ...], digest: Digest, platform: Platform) -> Digest | None:
+def choose_cached(caches: tuple[Cache, ...], digest: Digest, platform: Platform) -> Digest | None:
     """The digest of the manifest for `platform` that `digest` leads to, as far as the caches know."""
-    for _ in range(MAX_NESTING):
-        data = read_blob(caches, digest)
+
+    def read(descriptor: Descriptor) -> Manifest | Index:
+        data = read_blob(caches, descriptor.digest)
         if data is None:
-            return None
-        document = parse_manifest(data, None)
-        if isinstance(document, Manifest):
-            return digest
-        digest = select(document.manifests, platform).digest
-    raise InvalidImage(
-        f"{digest}: an index in an index in an index", hint="The image is broken; ask whoever pushed it."
-    )
+            raise _Miss
+        return parse_manifest(data, None)
+
+    try:
+        return choose_manifest(Descriptor("", digest, 0), platform, read)[0].digest
+    except _Miss:
+        return None
+
+
+class _Miss(Exception):
+    """A manifest that no cache has."""
 
 
 def open_cached(caches: tuple[Cache, ...], origin: Origin, uri: str) -> Image | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 SITE_FILE = "/etc/hpcc/config.toml"
+LOCKED = ", locked"  # behind the origin of a setting
 SMALL = 20 << 30  # bytes free under $HOME below which a cache keeps neither blobs nor packs
 
 
@@ -43,6 +44,19 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(item.strip() for item in items if item.strip())
 
 
+def _mirrors(value: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Mirrors by prefix, in order: a table of lists, or PREFIX=MIRROR,PREFIX=MIRROR. A prefix may have none."""
+    pairs = [item.partition("=") for item in _texts(value)] if isinstance(value, str) else []
+    if not all(prefix.strip() and equals for prefix, equals, _ in pairs) or not isinstance(value, str | dict):
+        raise ValueError("mirrors of registries, as docker.io=mirror.example:5000,quay.io=mirror.example/quay")
+    found: dict[str, tuple[str, ...]] = {}
+    for prefix, mirrors in value.items() if isinstance(value, dict) else ((pair[0].strip(), pair[2]) for pair in pairs):
+        if isinstance(mirrors, dict):
+            raise ValueError("""names with dots in quotes: "docker.io" = ["mirror.example"]""")
+        found[prefix] = (*found.get(prefix, ()), *_texts(mirrors))
+    return tuple(found.items())
+
+
 def _seconds(value: Any) -> float:
     number = float(value)
     if not 0 <= number < 1e10:
@@ -58,6 +72,26 @@ def _flag(value: Any) -> bool:
     if isinstance(value, str) and value.lower() in ("0", "false", "no", "off", ""):
         return False
     raise ValueError("true or false")
+
+
+def _number(least: int, most: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        number = int(value)
+        if isinstance(value, bool) or not least <= number <= most:
+            raise ValueError(f"a number from {least} to {most}")
+        return number
+
+    return parse
+
+
+def _size(value: Any) -> int:
+    """Bytes: a number, or one with a unit, 20GB or 1.5 TB (powers of 1000)."""
+    text = str(value).strip().upper().removesuffix("B").strip()
+    power = "KMGT".find(text[-1:]) + 1 if text else 0
+    number = float(text[:-1] if power else text)
+    if isinstance(value, bool) or not 0 <= number * 1000**power < 1 << 63:
+        raise ValueError("bytes, or a size such as 20GB")
+    return int(number * 1000**power)
 
 
 def _choice(*names: str) -> Callable[[Any], str]:
@@ -82,6 +116,13 @@ KEYS: Mapping[str, Key] = {
     "library_path": Key(_paths, (), "read-only caches, looked up first, separated by colons"),
     "trusted_users": Key(_texts, (), "users whose cached images are run, beside oneself, root and the cache's owner"),
     "trusted_groups": Key(_texts, (), "groups whose members' cached images are run"),
+    "pull": Key(
+        _choice("missing", "newer", "always", "never"),
+        (),
+        "when a tag is looked up again: newer, once the ttl is over; always; missing, only what no cache has; never",
+    ),
+    "offline": Key(_flag, (), "open no connection: use what the caches have, whatever its age"),
+    "frozen": Key(_flag, (), "take only images whose digest is given, or stands in hpcc.lock"),
     "ttl": Key(_seconds, (), "seconds for which a tag is believed without asking the registry"),
     "lock_wait": Key(_seconds, (), "seconds to wait for somebody else's pull"),
     "keep_blobs": Key(_flag, (), "keep layers as the registry sent them"),
@@ -98,7 +139,15 @@ KEYS: Mapping[str, Key] = {
     ),
     "squashfuse": Key(_path, (), "the squashfuse_ll to use, where PATH has none or an old one"),
     "nohttps": Key(_flag, ("APPTAINER_NOHTTPS", "SINGULARITY_NOHTTPS"), "talk plain http to every registry"),
-    "insecure": Key(_texts, (), "registries (host[:port]) that are talked to by plain http"),
+    "insecure": Key(_texts, (), "registries (host[:port]) whose certificate is not checked, or that have none"),
+    "mirrors": Key(_mirrors, (), "where to ask first: docker.io=mirror.example:5000,quay.io=mirror.example/quay"),
+    "ca_file": Key(_path, (), "certificates (PEM) that are trusted beside the system's, as those of a site's own CA"),
+    "downloads": Key(_number(1, 64), (), "layers that are fetched at a time"),
+    "share": Key(_texts, (), "images for the shared cache though only credentials can pull them, as nvcr.io/nvidia/*"),
+    "allowed_registries": Key(_texts, (), "the only images that may be used, as quay.io or docker.io/library/*"),
+    "signed": Key(_texts, (), "images that must be signed by one of signature_keys, as quay.io/site/* or docker.io"),
+    "signature_keys": Key(_paths, (), "public keys (PEM), as cosign.pub; by colons, or a list in a file"),
+    "max_image": Key(_size, (), "the largest image that is pulled, as its layers are sent, such as 20GB; 0: any"),
 }
 
 
@@ -113,6 +162,9 @@ class Settings:
     library_path: tuple[str, ...]
     trusted_users: tuple[str, ...]
     trusted_groups: tuple[str, ...]
+    pull: str
+    offline: bool
+    frozen: bool
     ttl: float
     lock_wait: float
     keep_blobs: bool
@@ -124,6 +176,14 @@ class Settings:
     squashfuse: str
     nohttps: bool
     insecure: tuple[str, ...]
+    mirrors: tuple[tuple[str, tuple[str, ...]], ...]
+    ca_file: str
+    downloads: int
+    share: tuple[str, ...]
+    allowed_registries: tuple[str, ...]
+    signed: tuple[str, ...]
+    signature_keys: tuple[str, ...]
+    max_image: int
     environ: Mapping[str, str]
     origins: Mapping[str, str]
 
@@ -137,9 +197,21 @@ class Settings:
         raise AttributeError(f"settings are frozen; {name} cannot be set")
 
     def replace(self, **values: Any) -> Settings:
-        """These settings with some set by the command line."""
+        """These settings with some set by the command line. SettingsError for one that the site has locked."""
+        for name in values:
+            if self.origins.get(name, "").endswith(LOCKED) and values[name] != getattr(self, name):
+                raise SettingsError(
+                    f"the setting {name} is locked by {self.origins[name].removesuffix(LOCKED)}",
+                    hint=f"It stays as it is; `hpcc config {name}` shows it.",
+                )
         origins = {**self.origins, **dict.fromkeys(values, "command line")}
         return Settings({name: values.get(name, getattr(self, name)) for name in KEYS}, origins, self.environ)
+
+    def with_login(self, username: str, password: str) -> Settings:
+        """These settings as if HPCC_DOCKER_USERNAME and HPCC_DOCKER_PASSWORD were set. Stored nowhere."""
+        login = {"HPCC_DOCKER_USERNAME": username, "HPCC_DOCKER_PASSWORD": password}
+        values = {name: getattr(self, name) for name in KEYS}
+        return Settings(values, self.origins, {**self.environ, **login})
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None, *, site_file: str = SITE_FILE) -> Settings:
@@ -153,7 +225,7 @@ class Settings:
         origins: dict[str, str] = {}
         for name, key in KEYS.items():
             if name in locked:
-                values[name], origins[name] = _parse(key, locked[name], site_file), f"{site_file}, locked"
+                values[name], origins[name] = _parse(key, locked[name], site_file), site_file + LOCKED
                 continue
             variable = _variable(environ, name, key)
             if variable is not None:
@@ -181,6 +253,9 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "library_path": (),
         "trusted_users": (),
         "trusted_groups": (),
+        "pull": "newer",
+        "offline": False,
+        "frozen": False,
         "ttl": 3600.0,
         "lock_wait": 3600.0,
         "keep_blobs": keep,
@@ -192,6 +267,14 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "squashfuse": "",
         "nohttps": False,
         "insecure": (),
+        "mirrors": (),
+        "ca_file": "",
+        "downloads": 4,
+        "share": (),
+        "allowed_registries": (),
+        "signed": (),
+        "signature_keys": (),
+        "max_image": 0,
     }
 
 

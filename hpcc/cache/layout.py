@@ -6,6 +6,8 @@
       packs-v1/<diff id>-<converter id>
       sif-v1/<key>.sif, or <key>.<uid>.sif where that name is taken by somebody who is not trusted
       uses/<key>/<uid>
+      limits/<registry>/<who>/<uid>
+      runs/<uid>/<run>/<hash of the tag>
       locks/  tmp/  trash/
 
 A directory that this module makes is 0700; in a group's cache, whose own directory has group write permission and the
@@ -56,6 +58,14 @@ class Cache:
     def sif(self, key: str) -> str:
         return self.path("sif-v1", f"{key}.sif")
 
+    def limit(self, registry: str, who: str) -> str:
+        """The directory of what is known of an account's quota, one file per writer."""
+        return self.path("limits", registry, who)
+
+    def run(self, run: str) -> str:
+        """The directory of what tags mean in one of this user's runs."""
+        return self.path("runs", str(os.getuid()), run)
+
     def tag(self, name: str, tag: str) -> str:
         """The directory of a tag's refs, one file per writer; `name` is registry/repository."""
         return self.path("refs", name, "_tags", tag)
@@ -87,21 +97,36 @@ class Cache:
             data = file.read(limit + 1)
         return data if len(data) <= limit else None
 
+    def read_writers(self, directory: str, limit: int) -> Iterator[bytes]:
+        """The bytes of each `<uid>` file in a directory where everybody has one; those of trusted owners."""
+        try:
+            names = os.listdir(directory)
+        except OSError:
+            return
+        for uid in names:
+            data = self.read(os.path.join(directory, uid), limit) if uid.isdigit() else None
+            if data is not None:
+                yield data
+
     # Writing
+
+    def is_shared(self) -> bool:
+        """Whether a group writes here. OSError where there is no directory yet."""
+        return os.stat(self.root).st_mode & SHARED == SHARED
 
     def make_directory(self, *parts: str) -> str:
         """The directory, made where it is missing, with the modes of the module's docstring. Idempotent."""
         path = self.root
         if not os.path.isdir(path):
-            with _explained(path):
+            with explained(path):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 _mkdir(path, 0o700)
-        shared = os.stat(path).st_mode & SHARED == SHARED
+        shared = self.is_shared()
         for part in "/".join(parts).split("/"):
             path = os.path.join(path, part)
             if not os.path.isdir(path):
                 unsticky = path in (self.path("locks"), self.path("oci"))
-                with _explained(path):
+                with explained(path):
                     _mkdir(path, (0o2770 if unsticky else 0o3770) if shared else 0o700)
         return path
 
@@ -111,10 +136,10 @@ class Cache:
         from hpcc.cache.temporary import new_name
 
         path = os.path.join(self.make_directory("tmp"), new_name())
-        with _explained(path):
+        with explained(path):
             file = open(path, "x+b", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600))
         try:
-            with file, _explained(path):
+            with file, explained(path):
                 yield file
         finally:
             try:
@@ -128,7 +153,7 @@ class Cache:
         An object that is there already and trusted stays, except one's own, which is replaced. A name that is
         taken by somebody who is not trusted, or with `beside`: a slot of one's own beside it.
         """
-        with _explained(path):
+        with explained(path):
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
@@ -206,7 +231,7 @@ _HINTS = {
 
 
 @contextmanager
-def _explained(path: str) -> Iterator[None]:
+def explained(path: str) -> Iterator[None]:
     """Translate what the kernel says of a write into what to do about it."""
     try:
         yield

@@ -2,6 +2,7 @@
 
     refs/<registry>/<repository>/_tags/<tag>/<uid>     one file per writer, JSON; readers take the newest of a
                                                        trusted owner
+    runs/<uid>/<run>/<hash of the tag>                 what it means in a job or workflow run, until that ends
 
 Each embeds the name under which it stands, so a hard link to another tag's ref is refused.
 """
@@ -14,6 +15,7 @@ from hpcc.quickjson import loads
 from hpcc.records import NamedTuple
 
 MAX_SIZE = 4096
+RUN_AGE = 30 * 86400.0  # seconds; no run is expected to last longer
 
 
 class Ref(NamedTuple):
@@ -31,15 +33,9 @@ def read_ref(cache: Cache, name: str, tag: str) -> Ref | None:
     import time
 
     now = time.time()
-    directory = cache.tag(name, tag)
     newest: Ref | None = None
-    try:
-        names = os.listdir(directory)
-    except OSError:
-        return None
-    for uid in names:
-        data = cache.read(os.path.join(directory, uid), MAX_SIZE) if uid.isdigit() else None
-        ref = _parse(data, f"{name}:{tag}") if data else None
+    for data in cache.read_writers(cache.tag(name, tag), MAX_SIZE):
+        ref = _parse(data, f"{name}:{tag}")
         if ref and (newest is None or abs(now - ref.checked_at) < abs(now - newest.checked_at)):
             newest = ref
     return newest
@@ -47,10 +43,47 @@ def read_ref(cache: Cache, name: str, tag: str) -> Ref | None:
 
 def write_ref(cache: Cache, name: str, tag: str, ref: Ref) -> None:
     """Replace this user's ref of the tag. Atomic."""
+    cache.write(os.path.join(cache.tag(name, tag), str(os.getuid())), _dump(ref))
+
+
+def read_run_ref(cache: Cache, run: str, name: str, tag: str) -> Ref | None:
+    """What the tag means in this run of this user's, or None where it was not used there yet."""
+    data = cache.read(os.path.join(cache.run(run), _hash(f"{name}:{tag}")), MAX_SIZE)
+    return _parse(data, f"{name}:{tag}") if data else None
+
+
+def write_run_ref(cache: Cache, run: str, ref: Ref) -> None:
+    """Keep what a tag means for the rest of the run. Atomic. Forgets runs of more than a month ago."""
+    directory = cache.run(run)
+    if not os.path.isdir(directory):
+        _forget_old_runs(os.path.dirname(directory))
+    cache.write(os.path.join(directory, _hash(ref.name)), _dump(ref))
+
+
+def _forget_old_runs(directory: str) -> None:
+    import shutil
+    import time
+    from itertools import islice
+
+    try:
+        with os.scandir(directory) as entries:
+            old = [e.path for e in islice(entries, 1000) if time.time() - e.stat().st_mtime > RUN_AGE]
+    except OSError:
+        return
+    for path in old[:50]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _hash(text: str) -> str:
+    from hashlib import sha256
+
+    return sha256(text.encode()).hexdigest()[:40]
+
+
+def _dump(ref: Ref) -> bytes:
     import json
 
-    data = json.dumps(ref._asdict(), separators=(",", ":")).encode()
-    cache.write(os.path.join(cache.tag(name, tag), str(os.getuid())), data)
+    return json.dumps(ref._asdict(), separators=(",", ":")).encode()
 
 
 def _parse(data: bytes, name: str) -> Ref | None:

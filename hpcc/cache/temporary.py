@@ -9,6 +9,11 @@ start   when the process began, in clock ticks since boot
 import os
 import secrets
 import socket
+import time
+
+MARK = ".partial."  # in the name of a blob on its way (partial.py)
+PARTIAL_AGE = 86400.0  # seconds for which a partial is kept for the next try
+PARTIAL_SIZE = 1 << 20  # bytes below which it is not worth keeping
 
 
 def new_name() -> str:
@@ -16,15 +21,23 @@ def new_name() -> str:
 
 
 def sweep(directory: str) -> int:
-    """Remove one's own temporaries of processes that ran on this host and are gone. Returns how many."""
+    """Remove one's own temporaries of processes that ran on this host and are gone. Returns how many.
+
+    A partial stays for a day, since the next try goes on from there.
+    """
+    young = time.time() - PARTIAL_AGE
     removed = 0
     try:
         entries = list(os.scandir(directory))
     except OSError:
         return 0
     for entry in entries:
-        if is_abandoned(entry.name):
+        _, mark, rest = entry.name.rpartition(MARK)
+        if is_abandoned(rest) or (mark and rest.startswith("left-")):
             try:
+                status = entry.stat(follow_symlinks=False)
+                if mark and status.st_size >= PARTIAL_SIZE and status.st_mtime > young:
+                    continue
                 os.unlink(entry.path)  # in a sticky directory somebody else's stays
                 removed += 1
             except OSError:

@@ -24,10 +24,10 @@ def main(name: str, argv: list[str]) -> int:
         key = arguments.positional[0]
         if key not in KEYS:
             raise UsageError(f"there is no setting {key!r}", hint="`hpcc config` lists all.")
-        print(json.dumps(getattr(settings, key)) if arguments.json else _show(getattr(settings, key)))
+        print(json.dumps(_plain(key, settings)) if arguments.json else _show(getattr(settings, key)))
         return 0
     if arguments.json:
-        rows = {key: {"value": getattr(settings, key), "origin": settings.origins[key]} for key in KEYS}
+        rows = {key: {"value": _plain(key, settings), "origin": settings.origins[key]} for key in KEYS}
         print(json.dumps(rows, indent=1))
         return 0
     for key, entry in KEYS.items():
@@ -35,9 +35,17 @@ def main(name: str, argv: list[str]) -> int:
     return 0
 
 
+def _plain(key: str, settings: Settings) -> Any:
+    """A setting as JSON has it; mirrors as the object that they are in config.toml."""
+    value = getattr(settings, key)
+    return dict(value) if key == "mirrors" else value
+
+
 def _show(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if value and isinstance(value, tuple) and isinstance(value[0], tuple):  # mirrors, as HPCC_MIRRORS has them
+        return ",".join(f"{prefix}={mirror}" for prefix, mirrors in value for mirror in mirrors or ("",))
     if isinstance(value, tuple):
         return ":".join(value) if value else "(none)"
     return f"{value:g}" if isinstance(value, float) else str(value) or "(none)"

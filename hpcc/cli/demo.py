@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hpcc.cli.arguments import Command, Option, parse
 from hpcc.cli.terminal import terminal
 from hpcc.errors import HpccError, RuntimeUnavailable
-from hpcc.progress import Progress
+from hpcc.progress import Part, Progress
 from hpcc.runtime.unpack import remove_tree
 from hpcc.sitepath import load_site_packages
 
@@ -68,8 +68,8 @@ class _Clock(Progress):
         self.began[name] = time.monotonic()
         self._progress.stage(name, total)
 
-    def advance(self, amount: int) -> None:
-        self._progress.advance(amount)
+    def part(self, name: str, total: int) -> Part:
+        return self._progress.part(name, total)
 
     def info(self, text: str) -> None:
         self._progress.info(text)

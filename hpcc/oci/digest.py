@@ -66,6 +66,12 @@ class Verifier:
         self.what = what or str(digest)
         self._hash: hashlib._Hash = hashlib.new(digest.algorithm)
 
+    def restart(self) -> None:
+        """Forget all bytes; they come again from the first."""
+        import hashlib
+
+        self.seen, self._hash = 0, hashlib.new(self.digest.algorithm)
+
     def update(self, data: bytes) -> None:
         """Take in the next bytes; IntegrityError as soon as there are more than there should be."""
         self.seen += len(data)

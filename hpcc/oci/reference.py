@@ -104,6 +104,15 @@ def canonical_registry(host: str) -> str:
     return DOCKER_HUB if host in _HUB_NAMES else host
 
 
+def covers(pattern: str, name: str) -> bool:
+    """Whether registry/repository is what a setting means by quay.io, quay.io/group, or quay.io/group/*."""
+    registry, slash, rest = pattern.removeprefix("docker://").partition("/")
+    pattern = canonical_registry(registry) + slash + rest
+    if pattern.endswith("*"):
+        return name.startswith(pattern[:-1])
+    return name == pattern or name.startswith(pattern.rstrip("/") + "/")
+
+
 def api_host(registry: str) -> str:
     """The host to talk to for a registry's name: Docker Hub's API lives at another one."""
     return _HUB_API if registry in _HUB_NAMES else registry

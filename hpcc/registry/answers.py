@@ -22,10 +22,16 @@ class Question(NamedTuple):
     repository: str
     what: str  # "image 12", "layer sha256:…", "token"
     credentials: Credentials | None
+    sudo_user: str = ""  # whom root was by sudo
 
     @property
     def name(self) -> str:
-        return f"{canonical_registry(self.host)}/{self.repository}"
+        return f"{canonical_registry(self.host)}/{self.repository}".rstrip("/")
+
+    @property
+    def account(self) -> str:
+        """Who is counted: the account's name, "" for none, which means the address."""
+        return (self.credentials.username or "<token>") if self.credentials else ""
 
 
 def words(body: bytes, credentials: Credentials | None) -> str:
@@ -49,8 +55,10 @@ def words(body: bytes, credentials: Credentials | None) -> str:
 
 
 def _clean(text: str, credentials: Credentials | None) -> str:
-    if credentials is not None and credentials.password:
-        text = text.replace(credentials.password, "…").replace(credentials.basic, "…")
+    if credentials is not None:
+        text = text.replace(credentials.basic, "…")
+        for secret in filter(None, (credentials.password, credentials.identity_token)):
+            text = text.replace(secret, "…")
     text = " ".join(text.split())
     return "".join(character for character in text if character.isprintable())[:300].rstrip(".")
 
@@ -61,13 +69,18 @@ def to_error(
     """The error for an answer with this status and these `words`; `seen` is the quota that the registry last told."""
     name, host = question.name, question.host
     colon = f": {said}" if said else ""
-    if status in (401, 403):
+    # Amazon answers 400 to a token of theirs that is over; the code is that of the distribution specification.
+    if status in (401, 403) or (status == 400 and said.startswith(("denied", "unauthorized"))):
         said = said or ("unauthorized: authentication required" if status == 401 else "denied: access is denied")
         return AccessDenied(f"{name}: {said}", hint=_login_hint(question))
     if status == 404:
         return ImageNotFound(
             f"{name}: there is no {question.what}" + (f" ({said})" if said else ""),
-            hint="Is the name spelled right, does the tag exist, and is there a registry at that host?",
+            hint=(
+                "The image was pushed incompletely, or was deleted meanwhile."
+                if question.what.startswith("layer")
+                else "Is the name spelled right, does the tag exist, and is there a registry at that host?"
+            ),
         )
     if status == 429:
         return _rate_limited(headers, said, question, seen)
@@ -84,24 +97,53 @@ def _login_hint(question: Question) -> str:
             f"Asked as {question.credentials.username!r}. Is the password or token still good, may this account "
             "see it, and is the name right?"
         )
-    return (
+    registry = canonical_registry(question.host)
+    hint = (
         "Asked without an account. Is the name right? Many registries answer so for what does not exist. "
-        "If it is private: `docker login`, or HPCC_DOCKER_USERNAME and HPCC_DOCKER_PASSWORD."
+        f"If it is private: `hpcc registry login {registry}`, or HPCC_DOCKER_USERNAME and HPCC_DOCKER_PASSWORD."
     )
+    if question.sudo_user:
+        hint += f" Root has other logins than {question.sudo_user}: `sudo -E`, or `sudo hpcc registry login`."
+    return hint
 
 
 def _rate_limited(headers: Mapping[str, str], said: str, question: Question, seen: RateLimit | None) -> RateLimited:
     wait = find_retry_after(headers, said, time.time())
+    registry = canonical_registry(question.host)
+    return RateLimited(
+        f"{registry} refuses more requests for now (429): {said or 'too many requests'}."
+        + describe_quota(seen, question.account),
+        hint=ways_out(registry, question.account, wait, seen),
+        account=question.account,
+        wait=wait,
+        words=said or "too many requests",
+    )
+
+
+def describe_quota(seen: RateLimit | None, account: str) -> str:
+    """What is known of the quota, and who is counted, as a sentence behind another; "" where nothing is known."""
+    if seen is None:
+        return ""
+    who = f"asked as {account}" if account else "asked without an account: all behind one address are counted together"
+    return f" Its quota: {seen}, {who}."
+
+
+def ways_out(registry: str, account: str, wait: float | None, seen: RateLimit | None) -> str:
+    """What to do about a quota that is spent: three ways. `wait`: seconds, where the registry names them."""
+    login = "use an account with a larger quota" if account else f"log in (hpcc registry login {registry})"
     if wait is not None:
-        until = f"wait {max(1, round(wait))} s" if wait < 600 else f"wait {wait / 3600:.1f} h"
+        until = f"wait until {clock(time.time() + wait)}"
     elif seen is not None and seen.window:
-        until = f"wait, {seen.window / 3600:g} h at most"
+        until = f"wait, until {clock(time.time() + seen.window)} at most ({seen.window / 3600:g} h)"
     else:
         until = "wait"
-    account = question.credentials.username if question.credentials else ""
-    login = "use an account with a larger quota" if account else "log in (accounts have a quota of their own)"
-    quota = f" Its quota: {seen}, asked {'as ' + account if account else 'without an account'}." if seen else ""
-    return RateLimited(
-        f"{question.host} refuses more requests for now (429): {said or 'too many requests'}.{quota}",
-        hint=f"Three ways out: {login}; name a mirror of it in the reference; or {until}.",
+    return (
+        f"Three ways out: {login}; use a mirror (the setting `mirrors`); or {until}. "
+        f"`hpcc limits {registry}` tells how it stands, at no cost."
     )
+
+
+def clock(when: float) -> str:
+    """A time of day that people can wait for; with the date where that is another day."""
+    now, then = time.localtime(), time.localtime(when)
+    return time.strftime("%H:%M:%S" if now[:3] == then[:3] else "%Y-%m-%d %H:%M", then)

@@ -82,10 +82,13 @@ def choose(challenges: Sequence[Challenge]) -> Challenge | None:
 def token_query(challenge: Challenge, repository: str) -> dict[str, str]:
     """The query that asks for a token to pull from `repository`."""
     scope = challenge.parameters.get("scope", "")
+    service = challenge.parameters.get("service")
+    query = {"service": service} if service else {}
+    if not repository:  # a login: Docker asks so too, and an empty name is none
+        return query
     if not scope or scope.startswith("repository:"):  # of the repository that was asked for first; others say "aws"
         scope = f"repository:{repository}:pull"
-    service = challenge.parameters.get("service")
-    return {"service": service, "scope": scope} if service else {"scope": scope}
+    return {**query, "scope": scope}
 
 
 def _skip(text: str, at: int) -> int:

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,10 @@ from hpcc.errors import (
 from hpcc.oci.digest import Digest
 from hpcc.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST, Descriptor, Index, Manifest, parse_manifest
 from hpcc.oci.platform import Platform, select
-from hpcc.registry import client
-from hpcc.registry.client import Registry, fetch_blob
+from hpcc.registry import transport
+from hpcc.registry.client import Registry
 from hpcc.registry.credentials import Credentials
+from hpcc.registry.download import fetch_blob
 from hpcc.registry.fake import FakeRegistry, Faults
 from hpcc.registry.limits import RateLimit
 from tests.support.real import need
@@ -43,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("hpcc_env")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PAUSE", 0.005)
+    monkeypatch.setattr(transport, "PAUSE", 0.005)
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ class Sink:
 
 
 def connect(fake: FakeRegistry, credentials: Credentials | None = None) -> Registry:
-    return Registry(fake.host, http=True, credentials=credentials, user_agent="hpcc-test")
+    return Registry(fake.host, scheme="http", credentials=credentials, user_agent="hpcc-test")
 
 
 def layer(n: int = 0) -> Descriptor:
@@ -84,7 +86,7 @@ def layer(n: int = 0) -> Descriptor:
 
 def fetch(registry: Registry, descriptor: Descriptor) -> Sink:
     sink = Sink()
-    fetch_blob(registry, NAME, descriptor, sink)
+    fetch_blob([partial(registry.blob, NAME, descriptor)], descriptor, sink)
     return sink
 
 
@@ -125,7 +127,7 @@ def test_sha512_and_connections_are_kept(fake) -> None:
     assert fetch(registry, Descriptor("", name, 4)).data == b"data"
     for _ in range(3):
         registry.resolve(NAME, "1")
-    pools = registry._session().get_adapter(server.url).poolmanager.pools
+    pools = registry._transport._session().get_adapter(server.url).poolmanager.pools
     (pool,) = (pools[key] for key in pools.keys())  # noqa: SIM118  (it cannot be iterated over)
     assert (pool.num_connections, pool.num_requests) == (1, 4)
 
@@ -166,7 +168,7 @@ def test_wrong_password_does_not_hide_a_public_image(fake) -> None:
 @pytest.mark.parametrize("scheme", ["basic", "bearer"])
 def test_denied(fake, scheme: str) -> None:
     server = fake(username="ann", password="other", private=[NAME], scheme=scheme)
-    for credentials, says in ((None, "docker login"), (ANN, "Asked as 'ann'")):
+    for credentials, says in ((None, "hpcc registry login"), (ANN, "Asked as 'ann'")):
         with pytest.raises(AccessDenied) as caught:
             connect(server, credentials).resolve(NAME, "1")
         assert server.host in caught.value.message and NAME in caught.value.message
@@ -230,14 +232,14 @@ def test_quota_spent(fake) -> None:
         registry.manifest(NAME, digest)
     assert "toomanyrequests: You have reached" in caught.value.message
     assert "0 of 2 pulls left in 6 h for 127.0.0.1" in caught.value.message
-    assert all(word in caught.value.hint for word in ("log in", "mirror", "wait, 6 h at most"))
+    assert all(word in caught.value.hint for word in ("log in", "mirror", "(6 h)"))
     assert server.counts["manifest_get"] == 3  # and no retry
     assert registry.resolve(NAME, "1")  # HEAD costs nothing
     assert registry.limits is not None and registry.limits.remaining == 0
 
 
 def test_account_is_used_where_the_anonymous_quota_is_spent(fake) -> None:
-    server = fake(faults=Faults(busy=1), username="ann", password="secret", private=["group/other"])
+    server = fake(faults=Faults(busy=transport.TRIES), username="ann", password="secret", private=["group/other"])
     with pytest.raises(RateLimited):
         connect(server).resolve(NAME, "1")
     server._happened.clear()
@@ -254,7 +256,7 @@ def test_short_wait_is_waited_long_one_is_told(fake) -> None:
     server = fake(faults=Faults(busy=-1, retry_after="7200"))
     with pytest.raises(RateLimited) as caught:
         connect(server).resolve(NAME, "1")
-    assert "wait 2.0 h" in caught.value.hint
+    assert "wait until" in caught.value.hint and caught.value.wait == 7200
     assert len(server.requests) == 1
 
 
@@ -386,7 +388,7 @@ def test_errors_of_the_sink_come_through(fake) -> None:
 
     server = fake()
     with pytest.raises(OSError, match="No space left"):
-        fetch_blob(connect(server), NAME, layer(), Full())
+        fetch_blob([partial(connect(server).blob, NAME, layer())], layer(), Full())
     assert server.counts["blob_get"] == 1
 
 
@@ -433,7 +435,7 @@ def test_redirect_in_circles(fake) -> None:
     server.faults = Faults(redirect=server.url)
     with pytest.raises(RegistryError, match="redirects more than 5 times"):
         fetch(connect(server), layer())
-    assert server.counts["blob_get"] == 1 + client.MAX_REDIRECTS
+    assert server.counts["blob_get"] == 1 + transport.MAX_REDIRECTS
 
 
 # -- what does not answer ------------------------------------------------------------------------------------
@@ -450,7 +452,7 @@ def test_503_to_the_end(fake) -> None:
     server = fake(faults=Faults(unavailable=-1))
     with pytest.raises(RegistryUnavailable, match=f"{server.host} answers 503") as caught:
         connect(server).resolve(NAME, "1")
-    assert caught.value.exit_code == 75 and len(server.requests) == client.TRIES
+    assert caught.value.exit_code == 75 and len(server.requests) == transport.TRIES
 
 
 def test_nobody_listens() -> None:
@@ -458,14 +460,14 @@ def test_nobody_listens() -> None:
         probe.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{probe.getsockname()[1]}"
         with pytest.raises(RegistryUnavailable, match=f"cannot reach {host}: it refuses connections"):
-            Registry(host, http=True).resolve(NAME, "1")
+            Registry(host, scheme="http").resolve(NAME, "1")
 
 
 def test_nobody_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         host = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(RegistryUnavailable, match=f"cannot reach {host}: it does not answer"):
-            Registry(host, http=True, timeout=(0.2, 0.2)).resolve(NAME, "1")
+            Registry(host, scheme="http", timeout=(0.2, 0.2)).resolve(NAME, "1")
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".invalid"])
@@ -488,7 +490,7 @@ def test_no_http_at_all() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def talk() -> None:
-            for _ in range(client.TRIES):
+            for _ in range(transport.TRIES):
                 connection, _ = server.accept()
                 connection.recv(1000)
                 connection.sendall(b"220 mail.example ESMTP\r\n")
@@ -498,7 +500,7 @@ def test_no_http_at_all() -> None:
         thread.start()
         host = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(RegistryUnavailable, match="the connection broke"):
-            Registry(host, http=True).resolve(NAME, "1")
+            Registry(host, scheme="http").resolve(NAME, "1")
         thread.join(5)
 
 
@@ -506,7 +508,7 @@ def test_proxy_that_is_not_there(fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "")
     with pytest.raises(RegistryUnavailable, match="the proxy that"):
-        Registry("registry.example", http=True).resolve(NAME, "1")
+        Registry("registry.example", scheme="http").resolve(NAME, "1")
 
 
 # -- https ---------------------------------------------------------------------------------------------------
@@ -538,7 +540,7 @@ def test_certificate(fake, certificate: Path, monkeypatch: pytest.MonkeyPatch) -
     speak_tls(server, certificate)
     with pytest.raises(RegistryUnavailable, match="certificate is not one") as caught:
         Registry(server.host).resolve(NAME, "1")
-    assert "REQUESTS_CA_BUNDLE" in caught.value.hint
+    assert "HPCC_CA_FILE" in caught.value.hint
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     registry = Registry(server.host)
     assert registry.resolve(NAME, "1")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from hpcc.oci.config import ImageConfig
 from hpcc.oci.digest import Digest
 from hpcc.oci.manifest import DOCKER_CONFIG, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, Index, Manifest, parse_manifest
 from hpcc.oci.platform import Platform, select
-from hpcc.registry.client import Registry, fetch_blob
+from hpcc.registry.client import Registry
 from hpcc.registry.credentials import Credentials
+from hpcc.registry.download import fetch_blob
 from hpcc.registry.fake import FakeRegistry
 from tests.support.docker_registry import DockerRegistry
 from tests.support.real import need
@@ -40,14 +42,14 @@ def fetch(registry: Registry, manifest: Manifest) -> list[bytes]:
     sinks = []
     for descriptor in (manifest.config, *manifest.layers):
         sinks.append(Sink())
-        fetch_blob(registry, NAME, descriptor, sinks[-1])
+        fetch_blob([partial(registry.blob, NAME, descriptor)], descriptor, sinks[-1])
     return [sink.data for sink in sinks]
 
 
 def test_index_manifest_config_and_layer(docker_registry: DockerRegistry) -> None:
     pushed = docker_registry.push(NAME, "1", [LAYER], CONFIG)
     docker_registry.push_index(NAME, "all", [(pushed, {"os": "linux", "architecture": "arm64", "variant": "v8"})])
-    with Registry(docker_registry.host, http=True) as registry:
+    with Registry(docker_registry.host, scheme="http") as registry:
         resolved = registry.resolve(NAME, "all")
         assert not resolved.private
         index = parse_manifest(registry.manifest(NAME, resolved.descriptor.digest))
@@ -79,7 +81,7 @@ def test_docker_media_types(docker_registry: DockerRegistry) -> None:
         "layers": [{"mediaType": DOCKER_LAYER_GZIP, **layer}],
     }
     docker_registry.push_manifest(NAME, "1", json.dumps(document).encode(), DOCKER_MANIFEST)
-    registry = Registry(docker_registry.host, http=True)
+    registry = Registry(docker_registry.host, scheme="http")
     found = registry.resolve(NAME, "1").descriptor
     assert found.media_type == DOCKER_MANIFEST
     manifest = parse_manifest(registry.manifest(NAME, found.digest))
@@ -91,12 +93,12 @@ def test_basic_login(tmp_path: Path) -> None:
     program = need("docker-registry")
     (tmp_path / "htpasswd").write_text(f"ann:{BCRYPT_OF_SECRET}\n")
     with DockerRegistry(tmp_path, program, htpasswd=tmp_path / "htpasswd") as server:
-        for credentials, hint in ((None, "docker login"), (Credentials("ann", "wrong"), "Asked as 'ann'")):
+        for credentials, hint in ((None, "hpcc registry login"), (Credentials("ann", "wrong"), "Asked as 'ann'")):
             with pytest.raises(AccessDenied, match="unauthorized: ") as caught:
-                Registry(server.host, http=True, credentials=credentials).resolve(NAME, "1")
+                Registry(server.host, scheme="http", credentials=credentials).resolve(NAME, "1")
             assert hint in caught.value.hint
         with pytest.raises(ImageNotFound):
-            Registry(server.host, http=True, credentials=Credentials("ann", "secret")).resolve(NAME, "1")
+            Registry(server.host, scheme="http", credentials=Credentials("ann", "secret")).resolve(NAME, "1")
 
 
 def test_embedded_registry_answers_like_the_real_one(docker_registry: DockerRegistry) -> None:

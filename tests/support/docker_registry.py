@@ -1,24 +1,78 @@
 """Debian's docker-registry, a real one, on a free loopback port; and the few requests that fill it."""
 
+import base64
 import hashlib
 import json
 import re
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.real import need
 
 _OCI = "application/vnd.oci.image."
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+ANN = ("ann", "secret")  # the account of `write_htpasswd`
+_BCRYPT_OF_SECRET = "$2b$04$mwkJiB9byE0zXlMn.UqDKeN5iuSvqXEXu53.UK8erIPaRPVZrUM3i"  # docker-registry takes no other
+
+
+class Certificate(NamedTuple):
+    """Files in PEM: an authority that nobody knows, and the certificate that it gave to 127.0.0.1 and localhost."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def make_certificate(directory: Path) -> Certificate:
+    """A new authority and a server's certificate from it, both good for two days, in `directory`."""
+    openssl = need("openssl")
+    made = Certificate(directory / "ca.crt", directory / "server.crt", directory / "server.key")
+    ca_key, request, names = directory / "ca.key", directory / "server.csr", directory / "names.ext"
+    names.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\nbasicConstraints=CA:FALSE\n")
+    new = [openssl, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    sign = [openssl, "x509", "-req", "-days", "2", "-CAcreateserial"]
+    for argv in (
+        [*new, "-x509", "-days", "2", "-subj", "/CN=hpcc tests", "-keyout", ca_key, "-out", made.ca],
+        [*new, "-subj", "/CN=localhost", "-keyout", made.key, "-out", request],
+        [*sign, "-in", request, "-CA", made.ca, "-CAkey", ca_key, "-extfile", names, "-out", made.certificate],
+    ):
+        subprocess.run(argv, check=True, capture_output=True)
+    return made
+
+
+def write_htpasswd(directory: Path) -> Path:
+    """A file with the account ANN."""
+    path = directory / "htpasswd"
+    path.write_text(f"{ANN[0]}:{_BCRYPT_OF_SECRET}\n")
+    return path
 
 
 class DockerRegistry:
-    """A running registry; use it as a context manager. `host` is `127.0.0.1:PORT`, plain HTTP."""
+    """A running registry; use it as a context manager. `host` is `127.0.0.1:PORT`.
 
-    def __init__(self, directory: Path, program: str = "docker-registry", *, htpasswd: Path | None = None) -> None:
-        self._directory, self._program, self._htpasswd = directory, program, htpasswd
+    It speaks plain HTTP, or HTTPS where it gets a certificate. With htpasswd, `push` and its like come as `account`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        program: str = "docker-registry",
+        *,
+        htpasswd: Path | None = None,
+        certificate: Certificate | None = None,
+        account: tuple[str, str] = ANN,
+    ) -> None:
+        self._directory, self._program, self._htpasswd, self._certificate = directory, program, htpasswd, certificate
+        self._account = account if htpasswd else None
+        self._scheme = "https" if certificate else "http"
+        trust = ssl.create_default_context(cafile=str(certificate.ca)) if certificate else None
+        no_proxy = urllib.request.ProxyHandler({})
+        self._opener = urllib.request.build_opener(no_proxy, urllib.request.HTTPSHandler(context=trust))
         self.log = directory / "registry.log"
 
     def __enter__(self) -> "DockerRegistry":
@@ -33,11 +87,13 @@ class DockerRegistry:
     def _start(self) -> bool:
         config = self._directory / "registry.yml"
         auth = f"auth: {{htpasswd: {{realm: tests, path: {self._htpasswd}}}}}\n" if self._htpasswd else ""
+        files = self._certificate
+        tls = f", tls: {{certificate: {files.certificate}, key: {files.key}}}" if files else ""
         config.write_text(
             "version: 0.1\n"
             "log: {level: info, accesslog: {disabled: false}, formatter: text}\n"
             f"storage: {{filesystem: {{rootdirectory: {self._directory / 'storage'}}}, delete: {{enabled: true}}}}\n"
-            f"http: {{addr: {self.host}}}\n{auth}"
+            f"http: {{addr: {self.host}{tls}}}\n{auth}"
         )
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
@@ -46,7 +102,7 @@ class DockerRegistry:
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                _DIRECT.open(f"http://{self.host}/v2/", timeout=5).close()
+                self._opener.open(f"{self._scheme}://{self.host}/v2/", timeout=5).close()
                 return True
             except urllib.error.HTTPError:  # 401 is an answer too
                 return True
@@ -104,6 +160,8 @@ class DockerRegistry:
         return {"digest": digest, "size": len(data)}
 
     def _send(self, method: str, path: str, data: bytes | None = None, kind: str = "", accept: str = "*/*"):
-        url = path if path.startswith("http") else f"http://{self.host}{path}"
+        url = path if "://" in path else f"{self._scheme}://{self.host}{path}"
         headers = {"Accept": accept, **({"Content-Type": kind} if kind else {})}
-        return _DIRECT.open(urllib.request.Request(url, data, headers, method=method), timeout=60)
+        if self._account:
+            headers["Authorization"] = f"Basic {base64.b64encode(':'.join(self._account).encode()).decode()}"
+        return self._opener.open(urllib.request.Request(url, data, headers, method=method), timeout=60)

@@ -18,6 +18,7 @@ needed=(
   fuse3             # fusermount3, which only other people's tools need
   procps            # ps: what is left running after a run
   qemu-user         # the converter's bytes on another CPU
+  skopeo            # another client of registries: it must find ours and the real one alike
   squashfs-tools    # unsquashfs and mksquashfs: judges of our SquashFS
   squashfuse        # squashfuse_ll: root filesystems of users
   uidmap            # newuidmap, newgidmap

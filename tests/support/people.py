@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 TEST_USER = "hpcc-test"  # made by tests/support/install.sh
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-FOREIGN = ("HPCC_", "APPTAINER", "SINGULARITY", "XDG_", "DOCKER_", "REGISTRY_AUTH_FILE", "SLURM_", "SNAKEMAKE_")
+FOREIGN = (
+    "HPCC_", "APPTAINER", "SINGULARITY", "XDG_", "DOCKER_", "REGISTRY_AUTH_FILE", "CONTAINERS_", "SLURM_", "SNAKEMAKE_"
+)  # fmt: skip
 
 
 class Person(NamedTuple):
@@ -83,6 +85,7 @@ def isolated(home: Path) -> dict[str, str]:
         "HPCC_NODE_DIR": str(home / "node"),
         "XDG_CACHE_HOME": str(home / ".cache"),
         "XDG_CONFIG_HOME": str(home / ".config"),
+        "CONTAINERS_REGISTRIES_CONF": "/dev/null",
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hpcc.progress import Progress
+from hpcc.progress import Part, Progress
 from hpcc.settings import Settings
 from tests.support.people import Person, isolated
 
@@ -53,15 +53,16 @@ def settings_of(home: Path, **more: str) -> Settings:
 
 
 class Told(Progress):
-    """What a user would have been told."""
+    """What a user would have been told. `done`: bytes of all parts; `parts`: name and last word of each that ended."""
 
     def __init__(self) -> None:
         self.infos: list[str] = []
         self.warnings: list[str] = []
+        self.parts: list[tuple[str, str]] = []
         self.done = 0
 
-    def advance(self, amount: int) -> None:
-        self.done += amount
+    def part(self, name: str, total: int) -> Part:
+        return _ToldPart(self, name)
 
     def info(self, text: str) -> None:
         self.infos.append(text)
@@ -70,12 +71,23 @@ class Told(Progress):
         self.warnings.append(text)
 
 
+class _ToldPart(Part):
+    def __init__(self, told: Told, name: str) -> None:
+        self._told, self._name = told, name
+
+    def advance(self, amount: int) -> None:
+        self._told.done += amount
+
+    def finish(self, said: str = "") -> None:
+        self._told.parts.append((self._name, said))
+
+
 def files_below(top: Path) -> dict[str, bytes]:
-    """Relative path -> content of each file, locks excepted."""
+    """Relative path -> content of each file; locks, and notes of how registries answer, excepted."""
     return {
         str(path.relative_to(top)): path.read_bytes()
         for path in sorted(top.rglob("*"))
-        if path.is_file() and "locks" not in path.relative_to(top).parts
+        if path.is_file() and not {"locks", "limits"} & set(path.relative_to(top).parts)
     }
 
 
@@ -93,8 +105,11 @@ class StallingStorage:
             def do_GET(self) -> None:
                 storage.headers.append(dict(self.headers))
                 data = blobs[self.path.rpartition("/")[2]]
-                self.send_response(200)
+                start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+                total, data = len(data), data[start:]
+                self.send_response(206 if start else 200)
                 self.send_header("Content-Length", str(len(data)))
+                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
                 self.end_headers()
                 half = len(data) // 2
                 try:

@@ -212,7 +212,8 @@ def test_errors() -> None:
     denied = to_error(401, {}, "", ASKED, None)
     assert isinstance(denied, AccessDenied)
     assert denied.message == "docker.io/library/debian: unauthorized: authentication required"
-    assert "docker login" in denied.hint and "HPCC_DOCKER_USERNAME" in denied.hint
+    assert "hpcc registry login" in denied.hint and "HPCC_DOCKER_USERNAME" in denied.hint
+    assert "sudo" not in denied.hint and "sudo -E" in to_error(401, {}, "", ASKED._replace(sudo_user="bob"), None).hint
     denied = to_error(403, {}, "denied: no", ASKED._replace(credentials=LOGIN), None)
     assert isinstance(denied, AccessDenied) and "'ann'" in denied.hint and "s3cret" not in repr(denied) + denied.hint
     missing = to_error(404, {}, "manifest unknown", ASKED, None)
@@ -227,7 +228,7 @@ def test_rate_limited_tells_quota_window_source_and_the_ways_out() -> None:
     assert isinstance(error, RateLimited) and error.exit_code == 75
     for word in ("toomanyrequests: You have reached", "0 of 100 pulls", "6 h", "1.2.3.4", "without an account"):
         assert word in error.message
-    for word in ("log in", "mirror", "wait, 6 h at most"):
+    for word in ("log in", "mirror", "(6 h)"):
         assert word in error.hint
     error = to_error(429, {"Retry-After": "30"}, "", ASKED._replace(credentials=LOGIN), None)
-    assert "wait 30 s" in error.hint and "larger quota" in error.hint
+    assert "wait until" in error.hint and error.wait == 30 and "larger quota" in error.hint

@@ -9,6 +9,7 @@ import pytest
 
 from hpcc.errors import SettingsError
 from hpcc.registry.credentials import Credentials, find_credentials
+from hpcc.registry.stores import Entry, list_store
 
 
 def auth(text: str) -> dict[str, str]:
@@ -31,6 +32,12 @@ def test_secret_is_not_shown() -> None:
     login = Credentials("ann", "secret")
     assert "secret" not in f"{login!r} {login!s} {[login]}"
     assert login == Credentials("ann", "secret") != Credentials("ann", "other")
+    token = Credentials("ann", "secret", "refresh")
+    assert (
+        "refresh" not in f"{token!r} {token!s}"
+        and token != login
+        and len({token, login, Credentials("ann", "secret")}) == 2
+    )
     assert base64.b64decode(Credentials("ü", "€").basic).decode() == "ü:€"
 
 
@@ -67,6 +74,30 @@ def test_files_in_order(tmp_path: Path) -> None:
     assert find(tmp_path, "quay.io", **environ) == "docker:p"
     assert find(tmp_path / "nobody", "quay.io") == ""
     assert find_credentials("quay.io", {}, "") is None
+
+
+def test_all_stores_in_order(tmp_path: Path) -> None:
+    """Each is asked when those before it have nothing; written here from the last to the first."""
+    runtime = tmp_path / "run"
+    environ = {"XDG_RUNTIME_DIR": str(runtime), "REGISTRY_AUTH_FILE": str(tmp_path / "auth.json")}
+    for name in (".singularity/docker-config.json", ".apptainer/docker-config.json", "run/containers/auth.json",
+                 ".docker/config.json", "auth.json", ".config/hpcc/docker-config.json"):  # fmt: skip
+        store(tmp_path / name, {"quay.io": auth(f"{name}:p")})
+        assert find(tmp_path, "quay.io", **environ) == f"{name}:p"
+    store(tmp_path / "xdg/hpcc/docker-config.json", {"quay.io": auth("xdg:p")})
+    assert find(tmp_path, "quay.io", XDG_CONFIG_HOME=str(tmp_path / "xdg"), **environ) == "xdg:p"
+    store(tmp_path / "aptr/docker-config.json", {"ghcr.io": auth("configdir:p")})
+    assert find(tmp_path, "ghcr.io", APPTAINER_CONFIGDIR=str(tmp_path / "aptr")) == "configdir:p"
+    assert find(tmp_path, "ghcr.io", SINGULARITY_CONFIGDIR=str(tmp_path / "aptr")) == "configdir:p"
+
+
+def test_without_variables(tmp_path: Path) -> None:
+    """A mirror never sees what the environment says of the registry behind it."""
+    variables = {f"{prefix}DOCKER_{what}": "x" for prefix in ("HPCC_", "") for what in ("USERNAME", "PASSWORD")}
+    assert find_credentials("docker.io", variables, str(tmp_path)) == Credentials("x", "x")
+    assert find_credentials("docker.io", variables, str(tmp_path), variables=False) is None
+    store(tmp_path / ".docker/config.json", {"docker.io": auth("file:p")})
+    assert find_credentials("docker.io", variables, str(tmp_path), variables=False) == Credentials("file", "p")
 
 
 @pytest.mark.parametrize(
@@ -113,8 +144,27 @@ def test_kinds_of_entries(tmp_path: Path) -> None:
     store(path, {"a.example": {"username": "u", "password": "p"}, "b.example": {}, "c.example": auth("no colon")})
     assert find(tmp_path, "a.example") == "u:p"
     assert find(tmp_path, "b.example") == find(tmp_path, "c.example") == ""
-    store(path, None, credsStore="desktop")
+    store(path, None)
     assert find(tmp_path, "a.example") == ""
+
+
+def test_identity_tokens(tmp_path: Path) -> None:
+    auths = {
+        "a.example": {"identitytoken": "refresh"},
+        "b.example": {**auth("ann:"), "identitytoken": "refresh"},
+        "c.example": {"username": "ann", "identitytoken": "refresh"},
+        "d.example": {**auth("ann:p"), "identitytoken": ""},
+        "e.example": {"identitytoken": 7},
+    }
+    store(tmp_path / ".docker/config.json", auths)
+    found = {key: find_credentials(key, {}, str(tmp_path)) for key in auths}
+    assert found == {
+        "a.example": Credentials("<token>", "", "refresh"),
+        "b.example": Credentials("ann", "", "refresh"),
+        "c.example": Credentials("ann", "", "refresh"),
+        "d.example": Credentials("ann", "p"),
+        "e.example": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -123,6 +173,9 @@ def test_kinds_of_entries(tmp_path: Path) -> None:
         b"no json",
         b"[]",
         b'{"auths": []}',
+        b'{"credHelpers": []}',
+        b'{"credHelpers": {"quay.io": 1}}',
+        b'{"credsStore": ["pass"]}',
         b"\xff",
         b"[" * 99_999,
         b'{"auths": {"quay.io": {"auth": "%%%"}}}',
@@ -143,3 +196,33 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / ".docker/config.json").mkdir(parents=True)
     with pytest.raises(SettingsError, match="Is a directory"):
         find(tmp_path, "quay.io")
+
+
+def test_another_users_runtime_directory_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind `su`: the variable is left over, and the directory is closed."""
+    store(tmp_path / "run/containers/auth.json", {"quay.io": auth("them:p")})
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert find(tmp_path, "quay.io", XDG_RUNTIME_DIR=str(tmp_path / "run")) == ""
+
+
+def test_what_a_store_could_answer_for(tmp_path: Path) -> None:
+    auths = {
+        "https://index.docker.io/v1/": {},
+        "quay.io": auth("ann:secret"),
+        "nowhere.example": {},
+        "own.example": auth("bob:secret"),
+    }
+    path = store(tmp_path / "config.json", auths, credHelpers={"ecr.example": "ecr-login", "own.example": ""})
+    assert list_store(str(path)) == [
+        Entry("ecr.example", "", "docker-credential-ecr-login"),
+        Entry("own.example", "bob", ""),
+        Entry("quay.io", "ann", ""),
+    ]
+    store(path, auths, credsStore="pass", credHelpers={"own.example": ""})
+    assert list_store(str(path)) == [
+        Entry("docker.io", "", "docker-credential-pass"),
+        Entry("nowhere.example", "", "docker-credential-pass"),
+        Entry("own.example", "bob", ""),
+        Entry("quay.io", "", "docker-credential-pass"),
+    ]
+    assert list_store(str(tmp_path / "none.json")) == []

@@ -1,10 +1,12 @@
 """Settings: who wins, what is locked, and what a mistake says."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from hpcc.cli import config
 from hpcc.errors import SettingsError
 from hpcc.settings import KEYS, Settings
 
@@ -105,3 +107,50 @@ def test_frozen(files: Files) -> None:
 def test_paths_and_lists(files: Files) -> None:
     found = files.settings(HPCC_LIBRARY_PATH="/a:rel::/b", HPCC_TRUSTED_USERS="a, b,,c")
     assert found.library_path == ("/a", os.path.abspath("rel"), "/b") and found.trusted_users == ("a", "b", "c")
+
+
+def test_mirrors(files: Files) -> None:
+    assert files.settings().mirrors == ()
+    files.site.write_text("""[mirrors]\n"docker.io" = ["https://m.site:5000", "c.site/hub"]\n"quay.io" = "q.site"\n""")
+    table = (("docker.io", ("https://m.site:5000", "c.site/hub")), ("quay.io", ("q.site",)))
+    assert files.settings().mirrors == table
+    found = files.settings(HPCC_MIRRORS="quay.io=a.site, docker.io = m.site:5000,quay.io=b.site/x,")
+    assert found.mirrors == (("quay.io", ("a.site", "b.site/x")), ("docker.io", ("m.site:5000",)))
+    assert found.origins["mirrors"] == "HPCC_MIRRORS"
+    files.user.write_text("""mirrors = {"docker.io" = []}""")
+    assert files.settings().mirrors == files.settings(HPCC_MIRRORS="docker.io=").mirrors == (("docker.io", ()),)
+
+
+def test_mirrors_that_a_site_has_locked(files: Files) -> None:
+    files.site.write_text("""[locked.mirrors]\n"docker.io" = ["m.site"]""")
+    assert files.settings(HPCC_MIRRORS="docker.io=other.site").mirrors == (("docker.io", ("m.site",)),)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("mirrors = ['m.site']", "docker.io=mirror"), ("mirrors = 1", "docker.io=mirror"),
+     ("[mirrors]\ndocker.io = ['m.site']", "quotes"), ("""[mirrors]\n"docker.io" = [1]""", "a list of strings"),
+     ("""[mirrors]\n"docker.io" = 1""", "a list of strings"), ("mirrors = 'docker.io'", "docker.io=mirror")],
+)  # fmt: skip
+def test_mistakes_in_mirrors(files: Files, text: str, said: str) -> None:
+    files.site.write_text(text)
+    with pytest.raises(SettingsError, match=r"site\.toml") as caught:
+        files.settings()
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["docker.io", "=m.site", "m.site,docker.io=m.site"])
+def test_mistakes_in_the_variable_for_mirrors(files: Files, text: str) -> None:
+    with pytest.raises(SettingsError, match="HPCC_MIRRORS"):
+        files.settings(HPCC_MIRRORS=text)
+
+
+def test_config_shows_mirrors(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPCC_MIRRORS", "docker.io=m.site:5000,docker.io=c.site/hub,quay.io=")
+    assert config.main("config", ["mirrors"]) == 0
+    assert capsys.readouterr().out == "docker.io=m.site:5000,docker.io=c.site/hub,quay.io=\n"
+    assert config.main("config", ["--json", "mirrors"]) == 0
+    value = {"docker.io": ["m.site:5000", "c.site/hub"], "quay.io": []}
+    assert json.loads(capsys.readouterr().out) == value
+    assert config.main("config", ["--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mirrors"] == {"value": value, "origin": "HPCC_MIRRORS"}

@@ -1,0 +1,105 @@
+"""Blobs on their way: what an earlier try brought is not fetched again.
+
+    tmp/<algorithm>-<hex>.partial.<host>.<space>-<pid>-<start>-<random>    of a process (temporary.py)
+    tmp/<algorithm>-<hex>.partial.left-<random>                            of none: whoever owns it may go on
+
+A partial belongs to one process. Its bytes are believed by nobody: whoever goes on hashes them from the first on. One
+of another user's is copied, not adopted: its owner could still write to it.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from hpcc.cache.layout import Cache, explained
+from hpcc.cache.temporary import MARK, PARTIAL_SIZE, is_abandoned, new_name
+from hpcc.errors import CacheError
+from hpcc.oci.digest import Digest
+from hpcc.records import NamedTuple
+
+COPY = 1 << 20
+
+
+class Partial(NamedTuple):
+    """A private file, open for reading and writing, whose first `have` bytes an earlier try brought."""
+
+    file: BinaryIO
+    have: int
+
+
+@contextmanager
+def partial(cache: Cache, digest: Digest, size: int) -> Iterator[Partial]:
+    """A file in tmp/ for a blob of `size` bytes. At the end it is gone if it was published, or is hardly begun, or
+    is whole, or where the cache is full; else it stays for the next try.
+    """
+    directory = cache.make_directory("tmp")
+    stem = f"{digest.algorithm}-{digest.hex}{MARK}"
+    path = os.path.join(directory, stem + new_name())
+    with explained(path):
+        have = _take_over(cache, directory, stem, path, size)
+        file = open(path, "r+b" if have else "x+b", opener=_open)
+    most = size - 1
+    try:
+        with file, explained(path):
+            if cache.is_shared():
+                os.fchmod(file.fileno(), 0o644)  # for the next one, who may be somebody else
+            file.seek(have)
+            yield Partial(file, have)
+    except CacheError:
+        most = 0  # what it holds is room that others need
+        raise
+    finally:
+        _leave(path, os.path.join(directory, f"{stem}left-{secrets.token_hex(6)}"), most)
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _leave(path: str, left: str, most: int) -> None:
+    try:
+        if PARTIAL_SIZE <= os.stat(path).st_size <= most:
+            os.rename(path, left)
+        else:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _take_over(cache: Cache, directory: str, stem: str, path: str, size: int) -> int:
+    """Make the best partial that there is ours, as `path`; how many bytes that has, 0 where there is none."""
+    found = []
+    for name in os.listdir(directory):
+        if name.startswith(stem):
+            try:
+                status = os.lstat(os.path.join(directory, name))
+            except OSError:
+                continue
+            if PARTIAL_SIZE <= status.st_size <= size and cache.policy.trusts(status):
+                found.append((status.st_size, name, status.st_uid == os.getuid()))
+    for have, name, ours in sorted(found, reverse=True):
+        old = os.path.join(directory, name)
+        try:
+            if ours and (name.startswith(stem + "left-") or is_abandoned(name.removeprefix(stem))):
+                os.rename(old, path)
+                os.utime(path)
+                return have
+            return _copy(cache, old, path, size)
+        except OSError:
+            continue  # somebody else was faster
+    return 0
+
+
+def _copy(cache: Cache, old: str, path: str, size: int) -> int:
+    copied = 0
+    fd = os.open(old, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with open(fd, "rb") as source:
+        if not cache.policy.trusts(os.fstat(fd)):
+            raise FileNotFoundError(old)
+        with open(path, "xb", opener=_open) as target:
+            while copied < size and (data := source.read(min(COPY, size - copied))):
+                target.write(data)
+                copied += len(data)
+    return copied
