@@ -1,13 +1,16 @@
-"""hpcc cache list, hpcc cache clean."""
+"""hpcc cache list, clean, why."""
 
 import json
 import os
 import sys
 import time
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from hpcc.cli import say
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
+from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, source_settings
+from hpcc.cli.terminal import terminal
 from hpcc.errors import HpccError, UsageError
 from hpcc.sitepath import load_site_packages
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from hpcc.cache.contents import Item
     from hpcc.cache.layout import Cache
 
-_SUBCOMMANDS = "list, clean"
+_SUBCOMMANDS = "list, clean, why"
 
 LIST = Command(
     "cache list [OPTIONS]",
@@ -38,22 +41,48 @@ CLEAN = Command(
     ),
     "hpcc cache clean --dry-run --days 30",
 )
+WHY = Command(
+    "cache why [OPTIONS] IMAGE",
+    "Tell why an image was fetched again, or would be: what the caches have of it, and how old that is.",
+    (Option(("-j", "--json"), "as JSON"), *SOURCE_OPTIONS),
+    "hpcc cache why docker://python:3.12",
+)
 
 
 def main(name: str, argv: list[str]) -> int:
     words = [word for word in argv if not word.startswith("-")]
-    if not words or words[0] not in ("list", "clean"):
+    if not words or words[0] not in ("list", "clean", "why"):
         if {"-h", "--help"} & set(argv):
-            print(
-                f"Usage: hpcc cache {{{_SUBCOMMANDS}}} [OPTIONS]\n\n  list   {LIST.summary}\n  clean  {CLEAN.summary}"
-            )
+            print(f"Usage: hpcc cache {{{_SUBCOMMANDS}}} [OPTIONS]\n")
+            for word, command in (("list", LIST), ("clean", CLEAN), ("why", WHY)):
+                print("\n".join(wrap(f"  {word:<6}{command.summary}", 80, subsequent_indent=" " * 8)))
             return 0
         raise UsageError(
             "cache needs a subcommand", hint=f"One of: {_SUBCOMMANDS}. `hpcc cache list --help` tells more."
         )
     argv.remove(words[0])
     load_site_packages()
-    return _list(argv) if words[0] == "list" else _clean(argv)
+    return {"list": _list, "clean": _clean, "why": _why}[words[0]](argv)
+
+
+def _why(argv: list[str]) -> int:
+    from hpcc.explain import explain
+    from hpcc.lookup import Wanted
+
+    arguments = parse(WHY, argv)
+    if len(arguments.positional) != 1:
+        raise usage_error(WHY, "why needs one image")
+    uri = arguments.positional[0]
+    settings = source_settings(arguments, uri)
+    wanted = Wanted.parse(uri, settings, arch=chosen_platform(arguments), progress=terminal(arguments))
+    found = explain(wanted, settings)
+    if arguments.json:
+        print(json.dumps({"steps": [step._asdict() for step in found.steps], "verdict": found.verdict}, indent=1))
+        return 0
+    for step in found.steps:
+        print(f"{'yes' if step.good else 'no':<4}{step.what:<10}{step.said}")
+    print(f"\n{found.verdict}")
+    return 0
 
 
 def _list(argv: list[str]) -> int:

@@ -1,23 +1,26 @@
-"""hpcc pull: an image from the cache, or once from its registry, as a SIF file of one's own."""
+"""hpcc pull: an image from the cache, or once from its registry, as a SIF file or an OCI layout of one's own."""
 
 import os
 
 from hpcc.cli.arguments import Command, Option, parse, usage_error
+from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, source_settings
 from hpcc.cli.terminal import terminal
 from hpcc.errors import CacheError, UsageError
 from hpcc.sitepath import load_site_packages
 
 COMMAND = Command(
-    "pull [OPTIONS] [OUT.sif] URI",
-    "Fetch an image into a SIF file. It comes from the cache where that has it.",
+    "pull [OPTIONS] [OUT] URI",
+    "Fetch an image into a SIF file, or into an OCI layout. It comes from the cache where that has it.",
     (
         Option(("-F", "--force"), "replace the file if it is there"),
+        Option(("--format",), "sif (default), or oci: a directory with the image as the registry has it", "FORMAT"),
         Option(("--name",), "the file's name, in the working directory", "NAME"),
         Option(("--dir",), "the directory for the file", "DIR"),
-        Option(("--no-https", "--nohttps"), "talk plain http to the registry"),
-        Option(("--arch",), "the image for this architecture, such as arm64", "ARCH"),
+        *SOURCE_OPTIONS,
     ),
-    "hpcc pull docker://debian:12            # writes debian_12.sif\nhpcc pull --force tools.sif docker://quay.io/lab/tools:1.4",
+    "hpcc pull docker://debian:12            # writes debian_12.sif\n"
+    "hpcc pull --force tools.sif docker://quay.io/lab/tools:1.4\n"
+    "hpcc pull --format oci debian docker://debian:12",
 )
 
 
@@ -32,28 +35,33 @@ def main(name: str, argv: list[str]) -> int:
         if "://" in uri:
             raise UsageError(f"{uri}: hpcc pull does not know this source", hint="It pulls docker://NAME.")
         raise UsageError(f"{uri} is no URI", hint=f"Did you mean docker://{uri}?")
+    as_layout = arguments.format == "oci"
+    if arguments.format not in (None, "sif", "oci"):
+        raise UsageError(f"--format {arguments.format!r}: there is no such format", hint="One of sif, oci.")
     load_site_packages()
     from hpcc.copy import copy_image
-    from hpcc.image import open_image
+    from hpcc.layout import write_layout
+    from hpcc.lookup import Wanted, find_cached
     from hpcc.oci.reference import Reference
-    from hpcc.settings import Settings
+    from hpcc.pulling import pull_image
 
-    target = out[0] if out else arguments.name or Reference.parse(uri).file_name
+    file_name = Reference.parse(uri).file_name
+    target = out[0] if out else arguments.name or (file_name.removesuffix(".sif") if as_layout else file_name)
     target = os.path.join(arguments.dir or ".", target)
     if not arguments.force and os.path.lexists(target):
         raise UsageError(f"{target} is there already", hint="Replace it with --force, or give another name.")
     if not os.path.isdir(os.path.dirname(target)):
         raise CacheError(f"{os.path.dirname(target)} is no directory", hint="Make it first.")
-    settings = Settings.from_environ()
-    if arguments.no_https:
-        settings = settings.replace(nohttps=True)
+    settings = source_settings(arguments, uri)
     progress = terminal(arguments)
-    from hpcc.lookup import find_cached
-
-    image = find_cached(uri, settings, arch=arguments.arch)
+    wanted = Wanted.parse(uri, settings, arch=chosen_platform(arguments), progress=progress)
+    if as_layout:
+        write_layout(wanted, settings, target, progress, replace=arguments.force)
+        return 0
+    image = find_cached(wanted, settings)
     if image is not None:
         progress.info("Using cached SIF image")
     else:
-        image = open_image(uri, settings, arch=arguments.arch, progress=progress)
+        image = pull_image(wanted, settings, progress)
     copy_image(image, target, replace=arguments.force)
     return 0

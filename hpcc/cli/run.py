@@ -1,13 +1,13 @@
 """hpcc run, exec, shell: one spec, one plan, one launch."""
 
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
+from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, source_settings
 from hpcc.cli.terminal import terminal
 from hpcc.errors import UsageError
 from hpcc.image import note_use, open_image
 from hpcc.runtime.enter import caller, start
 from hpcc.runtime.plan import describe, plan_container
 from hpcc.runtime.spec import Options, container_spec
-from hpcc.settings import Settings
 
 _OPTIONS = (
     Option(("-B", "--bind"), "bind a host path into the container; several by commas", "SRC[:DEST[:ro]]", many=True),
@@ -23,10 +23,9 @@ _OPTIONS = (
     Option(("--no-umask",), "umask 0022 instead of the caller's"),
     Option(("--no-init",), "with --containall: no process 1 of our own beside the payload"),
     Option(("--no-eval",), "accepted for Apptainer's sake: hpcc never evaluates arguments in a shell"),
-    Option(("--no-https", "--nohttps"), "talk plain http to the registry"),
-    Option(("--arch",), "the image for this architecture, such as arm64", "ARCH"),
     Option(("--no-hold",), "do not keep the image mounted for the next run"),
     Option(("--dry-run",), "print what would be done"),
+    *SOURCE_OPTIONS,
 )
 
 COMMANDS = {
@@ -62,10 +61,8 @@ def main(name: str, argv: list[str]) -> int:
     uri, *rest = arguments.positional
     if name == "exec" and not rest:
         raise usage_error(command, f"no command is given to execute in {uri}")
-    settings = Settings.from_environ()
-    if arguments.no_https:
-        settings = settings.replace(nohttps=True)
-    image = open_image(uri, settings, arch=arguments.arch, progress=terminal(arguments))
+    settings = source_settings(arguments, uri)
+    image = open_image(uri, settings, arch=chosen_platform(arguments), progress=terminal(arguments))
     user = caller(settings)
     container = container_spec(
         image.name, image.path, image.config, _options(arguments), name, tuple(rest), user, settings.bind_paths

@@ -262,7 +262,7 @@ def test_a_warm_run_of_a_sif_imports_little(hpcc: Puller) -> None:
     found = imported(hpcc, "exec", image, "true")
     assert sorted(found & HEAVY) == []
     commands = {name for name in found if name.startswith("hpcc.cli.")}
-    assert commands <= {"hpcc.cli.arguments", "hpcc.cli.run", "hpcc.cli.terminal"}
+    assert commands <= {"hpcc.cli.arguments", "hpcc.cli.run", "hpcc.cli.source", "hpcc.cli.terminal"}
     assert not {name for name in found if name.startswith(("hpcc.registry", "hpcc.sources", "hpcc.pulling"))}
 
 

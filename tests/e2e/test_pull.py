@@ -62,11 +62,11 @@ class Puller:
         return self.person.home / name
 
     def objects(self) -> dict[str, str]:
-        """Relative path -> SHA-256 of each file of the cache; locks and their notes do not count."""
+        """Relative path -> SHA-256 of each file of the cache, without locks and notes of how registries answer."""
         return {
             str(path.relative_to(self.cache)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.cache.rglob("*"))
-            if path.is_file() and "locks" not in path.relative_to(self.cache).parts
+            if path.is_file() and path.relative_to(self.cache).parts[0] not in ("locks", "limits")
         }
 
 

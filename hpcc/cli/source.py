@@ -1,0 +1,49 @@
+"""The options of every command that takes a URI: whom to ask for an image, and as whom."""
+
+from __future__ import annotations
+
+from hpcc.cli.arguments import Arguments, Option
+from hpcc.errors import UsageError
+from hpcc.settings import Settings
+
+SOURCE_OPTIONS = (
+    Option(("--arch",), "the image for this architecture, such as arm64", "ARCH"),
+    Option(("--platform",), "the image for this platform", "OS/ARCH[/VARIANT]"),
+    Option(("--pull",), "when to look a tag up again: missing, newer (default), always, never", "WHEN"),
+    Option(("--offline",), "open no connection: only what the cache has, whatever its age"),
+    Option(("--frozen",), "only images whose digest is given, or stands in hpcc.lock"),
+    Option(("--docker-login",), "ask for a registry account, for this command alone"),
+    Option(("--no-https", "--nohttps"), "talk plain http to the registry"),
+)
+
+
+def source_settings(arguments: Arguments, uri: str) -> Settings:
+    """The settings, with what the command line sets. UsageError, SettingsError. May ask for a login at the terminal."""
+    settings = Settings.from_environ()
+    flags = {"nohttps": arguments.no_https, "offline": arguments.offline, "frozen": arguments.frozen}
+    chosen: dict[str, object] = {name: True for name, given in flags.items() if given}
+    if arguments.pull is not None:
+        if arguments.pull not in ("missing", "newer", "always", "never"):
+            raise UsageError(
+                f"--pull {arguments.pull!r}: there is no such way", hint="One of missing, newer, always, never."
+            )
+        chosen["pull"] = arguments.pull
+    settings = settings.replace(**chosen) if chosen else settings
+    if arguments.docker_login and uri.startswith("docker://"):
+        from hpcc.sitepath import load_site_packages
+
+        load_site_packages()
+        from hpcc.cli.prompts import ask_login
+        from hpcc.oci.reference import Reference
+
+        login = ask_login(Reference.parse(uri).registry)
+        settings = settings.with_login(login.username, login.password)
+    return settings
+
+
+def chosen_platform(arguments: Arguments) -> str | None:
+    """What --platform or --arch names, None for this machine's. UsageError where they are both there."""
+    if arguments.platform and arguments.arch:
+        raise UsageError("--platform and --arch exclude each other", hint="--platform linux/arm64 says both.")
+    platform: str | None = arguments.platform or arguments.arch
+    return platform
