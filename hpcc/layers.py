@@ -114,28 +114,29 @@ class Layer:
         coming = self._download or self._fetch(fetch)
         while True:  # a download begins again a few times at most
             try:
-                self._write(coming.chunks(), pool, downloaded=True)
+                self._write(coming.chunks(), pool, coming)
                 self._part.finish()
                 return
             except Restarted:
                 continue
 
-    def _write(self, chunks: Iterator[bytes], pool: ThreadPoolExecutor, *, downloaded: bool = False) -> None:
+    def _write(self, chunks: Iterator[bytes], pool: ThreadPoolExecutor, coming: GrowingFile | None = None) -> None:
+        started = coming.restarts if coming is not None else 0
         tier = self._shop.tier
         self._pack_file.seek(0)
         self._pack_file.truncate()
         try:
             pack = convert_layer(chunks, self._diff_id, self._pack_file, self._shop.compressor, pool)
         except (IntegrityError, InvalidImage):
-            # Bytes that the registry altered look like a broken layer: what the download says of them comes first.
-            for _ in chunks:
-                pass
+            # Bytes that somebody altered look like a broken layer: what the download says of them comes first.
+            if coming is not None:
+                coming.wait(started)
             raise
         except HpccError:
             raise  # some are OSErrors as well
         except OSError as error:
             raise CacheError(f"cannot write to {tier.root}: {error.strerror}", hint="Is the disk full?") from None
-        if downloaded and self._shop.settings.keep_blobs:
+        if coming is not None and self._shop.settings.keep_blobs:
             digest = self._layer.digest
             tier.publish(self._blob.file, tier.blob(digest.algorithm, digest.hex))
         self._pack_file.flush()

@@ -76,6 +76,23 @@ class GrowingFile:
 
     # The reading side
 
+    @property
+    def restarts(self) -> int:
+        """How often the download began again."""
+        return self._restarts
+
+    def wait(self, restarts: int) -> None:
+        """Return when all is there and verified. Raises what the download raised; Restarted where it began again since
+        there were so many `restarts`.
+        """
+        with self._changed:
+            while not self._ended and self._restarts == restarts:
+                self._changed.wait()
+            if self._error is not None:
+                raise self._error
+            if self._restarts != restarts:
+                raise Restarted
+
     def chunks(self) -> Iterator[bytes]:
         """The bytes from the first one, as they come. Raises what the download raised, or Restarted.
 

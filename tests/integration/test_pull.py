@@ -24,62 +24,30 @@ from hpcc.errors import (
     UnsupportedImage,
 )
 from hpcc.image import open_image
-from hpcc.local import Image
 from hpcc.lookup import Wanted, find_cached
 from hpcc.oci.digest import Digest
 from hpcc.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST
 from hpcc.oci.reference import Reference
-from hpcc.registry import transport
 from hpcc.registry.fake import FakeRegistry, Faults
 from tests.support.docker_registry import DockerRegistry
 from tests.support.people import Person, isolated
 from tests.support.pulls import (
     ARCHITECTURE,
+    DIGESTS,
+    LAYERS,
+    NAME,
     StallingStorage,
     Told,
     call_as,
     config_of,
     files_below,
-    noise,
+    pull,
     settings_of,
     tar_layer,
+    uri_of,
 )
 
-NAME = "group/tools"
-LAYERS = [tar_layer({"a": noise(300_000), "etc/b": b"lower"}), tar_layer({"etc/b": b"upper", "c": noise(2_500_000, 1)})]
-DIGESTS = [str(Digest.of(layer)) for layer in LAYERS]
-
 pytestmark = pytest.mark.usefixtures("hpcc_env")
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "PAUSE", 0.005)
-
-
-@pytest.fixture
-def fake() -> Iterator[Callable[..., FakeRegistry]]:
-    running: list[FakeRegistry] = []
-
-    def make(*, index: bool = False, **options: Any) -> FakeRegistry:
-        registry = FakeRegistry(**options).__enter__()
-        running.append(registry)
-        registry.add_image(NAME, "1", LAYERS, config_of(LAYERS), index=index)
-        return registry
-
-    yield make
-    for registry in running:
-        registry.__exit__(None, None, None)
-
-
-def uri_of(registry: FakeRegistry, tag: str = "1") -> str:
-    return f"docker://{registry.host}/{NAME}:{tag}"
-
-
-def pull(registry: FakeRegistry, home: Path, *, told: Told | None = None, tag: str = "1", **environ: str) -> Image:
-    image = open_image(uri_of(registry, tag), settings_of(home, **environ), progress=told or Told())
-    os.close(image.rootfs.fd)
-    return image
 
 
 def sif_of(home: Path, tier: str = "cache") -> Path:

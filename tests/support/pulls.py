@@ -14,11 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hpcc.image import Image, open_image
 from hpcc.progress import Part, Progress
+from hpcc.registry.fake import FakeRegistry
 from hpcc.settings import Settings
 from tests.support.people import Person, isolated
 
 T = TypeVar("T")
+NAME = "group/tools"  # of the image that the fixture `fake` serves
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 
 
@@ -50,6 +53,22 @@ def settings_of(home: Path, **more: str) -> Settings:
     environ = {**isolated(home), "HPCC_NOHTTPS": "1", "HPCC_KEEP_BLOBS": "1", "HPCC_KEEP_PACKS": "1",
                "HPCC_LOCK_WAIT": "60", **more}  # fmt: skip
     return Settings.from_environ(environ, site_file="/nonexistent")
+
+
+LAYERS = [tar_layer({"a": noise(300_000), "etc/b": b"lower"}), tar_layer({"etc/b": b"upper", "c": noise(2_500_000, 1)})]
+DIGESTS = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in LAYERS]
+
+
+def uri_of(registry: FakeRegistry, tag: str = "1") -> str:
+    """The image that the fixture `fake` serves, or another tag of its repository."""
+    return f"docker://{registry.host}/{NAME}:{tag}"
+
+
+def pull(registry: FakeRegistry, home: Path, *, told: "Told | None" = None, tag: str = "1", **environ: str) -> Image:
+    """`uri_of` through open_image, with settings_of(home, **environ); its file is closed again."""
+    image = open_image(uri_of(registry, tag), settings_of(home, **environ), progress=told or Told())
+    os.close(image.rootfs.fd)
+    return image
 
 
 class Told(Progress):
