@@ -77,19 +77,8 @@ class _Bars(_Warnings):
         self._task: TaskID | None = None
 
     def stage(self, name: str, total: int = 0) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-        from rich.progress import Progress as Bars
-
         if self._bars is None:
-            self._bars = Bars(
-                TextColumn("{task.description:<28}"),
-                BarColumn(bar_width=12),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            self._bars = _make_bars()
             self._bars.start()
         self._task = self._bars.add_task(name, total=total or None)
 
@@ -112,6 +101,31 @@ class _Bars(_Warnings):
         if self._bars is not None:
             self._bars.stop()
             self._bars = self._task = None
+
+
+def _make_bars() -> Bars:
+    """Bars with bytes, speed and time left, where there is a number of bytes to come."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Task, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+    from rich.text import Text
+
+    class Size(DownloadColumn):
+        def render(self, task: Task) -> Text:
+            return super().render(task) if task.total else Text()
+
+    class Speed(TransferSpeedColumn):
+        def render(self, task: Task) -> Text:
+            return super().render(task) if task.total else Text()
+
+    return Bars(
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=12),
+        Size(),
+        Speed(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 class _Bar(Part):
