@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.bench.asking import LAYOUT_TARGET, Sent, count_requests, show_requests, time_layouts
 from tests.support import installation, peers, people
 from tests.support.docker_registry import DockerRegistry
 from tests.support.people import Person
@@ -57,6 +58,8 @@ class Bench:
         shutil.copy(Path(__file__).with_name("measure.py"), top / "measure.py")
         self.costs: dict[str, list[Cost]] = {}
         self.digests: dict[str, set[str]] = {}
+        self.layouts: dict[str, list[float]] = {}
+        self.requests: list[Sent] = []
 
     def here(self, label: str, argv: Sequence[object], times: int = 1, **env: str) -> list[Cost]:
         words = [sys.executable if os.geteuid() else "/usr/bin/python3", self.top / "measure.py", times, *argv]
@@ -198,10 +201,17 @@ def main(argv: Sequence[str]) -> int:
     finally:
         shutil.rmtree(top, ignore_errors=True)
     show(found, lowest, bench.digests)
+    show_requests(bench.requests)
+    ours, its = (statistics.median(bench.layouts[who]) for who in ("hpcc", "skopeo"))
+    image = "debian" if options.quick else "scipy"
+    print(f"\npull --format oci of {image}, cold: hpcc {ours:.2f} s, skopeo {its:.2f} s, ratio {ours / its:.2f}")
+    print(f"  target: {LAYOUT_TARGET}")
     if options.json:
         values: dict[str, Any] = {
             "rows": [row._asdict() for row in found],
             "floors": lowest,
+            "requests": [sent._asdict() for sent in bench.requests],
+            "layouts": bench.layouts,
             "all": {label: [cost._asdict() for cost in costs] for label, costs in bench.costs.items()},
             "targets": TARGETS,
         }
@@ -225,6 +235,10 @@ def _measure(top: Path, *, quick: bool) -> tuple[list[Row], dict[str, float], Be
         say("runs")
         executions(bench, "exec", [])
         executions(bench, "exec --compat", ["--compat"])
+        say("layouts, and requests")
+        layout_of = "bench/debian:12" if quick else "bench/scipy:1"
+        bench.layouts = time_layouts(bench.user, bench.hpcc, registry, layout_of)
+        bench.requests = count_requests(bench.user, bench.hpcc)
         say("floors")
         lowest = floors(bench)
         if not quick:
