@@ -43,8 +43,8 @@ def explain(wanted: Wanted, settings: Settings) -> Explanation:
     caches = tiers(settings)
     reference = wanted.reference
     steps = [_name(wanted), *_tag_steps(reference, caches, settings)]
-    digest = next((known for known, _ in known_digests(reference, caches, settings)), reference.digest)
-    stale = next((known for known, _ in known_digests(reference, caches, settings, stale=True)), None)
+    digest = next((known.digest for known in known_digests(reference, caches, settings)), reference.digest)
+    stale = next((known.digest for known in known_digests(reference, caches, settings, stale=True)), None)
     chosen = _chosen(caches, digest or stale, wanted)
     if digest or stale:
         steps.append(_manifest_step(chosen, digest or stale))
@@ -72,9 +72,9 @@ def _tag_steps(reference: Reference, caches: tuple[Cache, ...], settings: Settin
     steps = []
     run = run_of(settings)
     if run:
-        pins = [ref for cache in caches if (ref := read_run_ref(cache, run, reference.name, tag))]
-        said = f"means {_short(pins[0].digest)} in this job or run" if pins else "was not used yet in this job or run"
-        steps.append(Step("run", bool(pins), f"{reference.tag} {said}"))
+        pin = read_run_ref(caches[-1], run, reference.name, tag)
+        said = f"means {_short(pin.digest)} in this job or run" if pin else "was not used yet in this job or run"
+        steps.append(Step("run", pin is not None, f"{reference.tag} {said}"))
     for label, cache in zip(_labels(caches), caches, strict=True):
         ref = read_ref(cache, reference.name, tag)
         if ref is not None:
@@ -89,7 +89,7 @@ def _tag_steps(reference: Reference, caches: tuple[Cache, ...], settings: Settin
 
 
 def _chosen(caches: tuple[Cache, ...], digest: Digest | None, wanted: Wanted) -> Digest | None:
-    return choose_cached(caches, digest, wanted.platform) if digest is not None else None
+    return choose_cached(caches, digest, wanted) if digest is not None else None
 
 
 def _manifest_step(chosen: Digest | None, digest: Digest | None) -> Step:

@@ -44,7 +44,8 @@ class Downloads:
 
         def run() -> None:
             with self._free:
-                download(self._upstream, layer, target)
+                if not target.cancelled:
+                    download(self._upstream, layer, target)
 
         threading.Thread(target=run, name=f"download {layer.digest}"[:24], daemon=True).start()
 
@@ -105,7 +106,7 @@ class Layer:
         """Write the pack; publish it, and the blob, as far as the settings keep them. After `begin`."""
         if self._cached is not None:
             try:
-                self._write(self._cached, pool)
+                self._write(self._unless_given_up(self._cached), pool)
                 self._part.advance(self._layer.size)
                 self._part.finish("in the cache")
                 return
@@ -119,6 +120,12 @@ class Layer:
                 return
             except Restarted:
                 continue
+
+    def _unless_given_up(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for data in chunks:
+            if self._given_up:
+                raise InterruptedError("the pull was given up")
+            yield data
 
     def _write(self, chunks: Iterator[bytes], pool: ThreadPoolExecutor, coming: GrowingFile | None = None) -> None:
         started = coming.restarts if coming is not None else 0

@@ -14,8 +14,8 @@ import time
 from hpcc.blocks import converter_id
 from hpcc.cache.blobs import read_blob
 from hpcc.cache.layout import Cache
-from hpcc.cache.refs import Ref, read_ref, read_run_ref, write_run_ref
-from hpcc.errors import CacheError, HpccError, PolicyError
+from hpcc.cache.refs import Known, Ref, read_ref, read_run_ref, write_run_ref
+from hpcc.errors import CacheError, HpccError, PolicyError, UnsupportedImage
 from hpcc.local import Image, open_local
 from hpcc.oci.choice import choose_manifest
 from hpcc.oci.digest import Digest
@@ -75,15 +75,15 @@ def find_cached(wanted: Wanted, settings: Settings, *, since: float | None = Non
     """
     uri, reference, platform = wanted
     caches = tiers(settings)
-    for digest, cache in known_digests(reference, caches, settings, since=since):
-        chosen = choose_cached(caches, digest, platform)
+    for digest, _, _ in known_digests(reference, caches, settings, since=since):
+        chosen = choose_cached(caches, digest, wanted)
         if chosen is None:
             continue
         if settings.signed and not _is_signed(reference, (digest, chosen), caches, settings):
             continue
         found = open_cached(caches, origin_of(reference, chosen, platform), uri)
         if found is not None:
-            pin_for_run(reference, digest, cache, settings)
+            pin_for_run(reference, digest, settings)
             return found
     return None
 
@@ -109,29 +109,32 @@ def known_digests(
     *,
     stale: bool = False,
     since: float | None = None,
-) -> Iterator[tuple[Digest, Cache]]:
-    """What the reference is known to name without asking, and the cache that says so, best first.
+) -> Iterator[Known]:
+    """What the reference is known to name without asking, best first.
 
     Its own digest; what its tag has meant before in this job or workflow run; what somebody found it to mean, not
-    longer ago than the settings allow, or after `since` (seconds since the epoch). With stale, however long ago.
+    longer ago than the settings allow, or after `since` (seconds since the epoch), newest first. With stale, however
+    long ago.
     """
     if reference.digest is not None:
         for cache in caches:
             if read_blob((cache,), reference.digest) is not None:
-                yield reference.digest, cache
+                yield Known(reference.digest, cache)
         return
-    tag, run = str(reference.tag), run_of(settings)
-    if run:
-        for cache in caches:
-            pinned = read_run_ref(cache, run, reference.name, tag)
-            if pinned is not None:
-                yield Digest.parse(pinned.digest), cache
-                return
-    ttl = float("inf") if stale else _ttl(settings)
-    for cache in caches:
-        ref = read_ref(cache, reference.name, tag)
-        if ref is not None and (is_fresh(ref, ttl) or (since is not None and since <= ref.checked_at <= time.time())):
-            yield Digest.parse(ref.digest), cache
+    tag, run, now = str(reference.tag), run_of(settings), time.time()
+    refs = [(cache, ref) for cache in caches if (ref := read_ref(cache, reference.name, tag))]
+    refs.sort(key=lambda each: abs(now - each[1].checked_at))
+    pinned = read_run_ref(caches[-1], run, reference.name, tag) if run else None
+    if pinned is not None:
+        # In the tier of the ref that says the same; if the tag has moved since, wherever the image still is.
+        refs = [(cache, ref) for cache, ref in refs if ref.digest == pinned.digest] or [
+            (cache, pinned) for cache in caches if read_blob((cache,), Digest.parse(pinned.digest)) is not None
+        ]
+    ttl = float("inf") if stale or pinned is not None else _ttl(settings)
+    for cache, ref in refs:
+        age = now - ref.checked_at
+        if abs(age) < ttl or (since is not None and since <= ref.checked_at <= now):
+            yield Known(Digest.parse(ref.digest), cache, age)
 
 
 def _ttl(settings: Settings) -> float:
@@ -153,40 +156,45 @@ def run_of(settings: Settings) -> str:
     return sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def pin_for_run(reference: Reference, digest: Digest, cache: Cache, settings: Settings) -> None:
-    """Let the tag mean the same until the job or workflow run ends. Idempotent. Never fails a run."""
+def pin_for_run(reference: Reference, digest: Digest, settings: Settings) -> None:
+    """Let the tag mean the same until the job or workflow run ends. Idempotent. Never fails a run.
+
+    In the private tier: a run is one user's, and so is what is removed there when it is old.
+    """
     run = run_of(settings)
     if not run or reference.digest is not None:
         return
-    shared, private = tiers(settings)[-2:]
-    tier = private if cache.root == private.root else shared
-    name, tag = reference.name, str(reference.tag)
-    if any(read_run_ref(each, run, name, tag) for each in (shared, private)):
-        return
-    try:
-        write_run_ref(tier, run, Ref(f"{name}:{tag}", str(digest), "", 0, time.time()))
-    except CacheError:
-        pass  # a read-only cache
+    private, name, tag = tiers(settings)[-1], reference.name, str(reference.tag)
+    if read_run_ref(private, run, name, tag) is None:
+        try:
+            write_run_ref(private, run, Ref(f"{name}:{tag}", str(digest), "", 0, time.time()))
+        except (CacheError, OSError):
+            pass  # a read-only or full disk
 
 
-def is_fresh(ref: Ref, ttl: float) -> bool:
-    """Younger than `ttl`; a ref from the future, by a clock that runs ahead, is as old as its distance."""
-    return abs(time.time() - ref.checked_at) < ttl
+def choose_cached(caches: tuple[Cache, ...], digest: Digest, wanted: Wanted) -> Digest | None:
+    """The digest of the manifest for the wanted platform that `digest` leads to, as far as the caches know."""
 
-
-def choose_cached(caches: tuple[Cache, ...], digest: Digest, platform: Platform) -> Digest | None:
-    """The digest of the manifest for `platform` that `digest` leads to, as far as the caches know."""
-
-    def read(descriptor: Descriptor) -> Manifest | Index:
-        data = read_blob(caches, descriptor.digest)
+    def blob(digest: Digest) -> bytes:
+        data = read_blob(caches, digest)
         if data is None:
             raise _Miss
-        return parse_manifest(data, None)
+        return data
+
+    def read(descriptor: Descriptor) -> Manifest | Index:
+        return parse_manifest(blob(descriptor.digest), None)
+
+    def runs_on(manifest: Manifest) -> Platform:
+        from hpcc.oci.config import ImageConfig
+
+        return ImageConfig.parse(blob(manifest.config.digest)).platform
 
     try:
-        return choose_manifest(Descriptor("", digest, 0), platform, read)[0].digest
+        return choose_manifest(Descriptor("", digest, 0), wanted.platform, read, runs_on)[0].digest
     except _Miss:
         return None
+    except UnsupportedImage as error:
+        raise UnsupportedImage(f"{wanted.reference}: {error.message}", hint=error.hint) from None
 
 
 class _Miss(Exception):

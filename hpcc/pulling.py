@@ -4,7 +4,7 @@ reference --HEAD--> digest --GET--> manifest, config --> layers, in parallel: bl
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 
@@ -12,13 +12,11 @@ from hpcc.blocks import default_compressor, thread_count
 from hpcc.cache.flight import single_flight
 from hpcc.cache.index import add_to_index
 from hpcc.cache.layout import Cache
-from hpcc.cache.refs import read_ref
 from hpcc.cache.temporary import sweep
 from hpcc.convert import assemble
 from hpcc.errors import (
     CacheError,
     HpccError,
-    ImageNotFound,
     IntegrityError,
     InvalidImage,
     PolicyError,
@@ -37,7 +35,7 @@ from hpcc.lookup import (
     tiers,
 )
 from hpcc.oci.digest import Digest
-from hpcc.oci.platform import Platform, match_order
+from hpcc.oci.platform import match_order
 from hpcc.oci.reference import Reference
 from hpcc.progress import SILENT, Progress
 from hpcc.registry.upstream import Offline, Upstream
@@ -57,49 +55,49 @@ def pull_image(wanted: Wanted, settings: Settings, progress: Progress = SILENT) 
     caches = tiers(settings)
     shared, private = caches[-2:]
     upstream = open_upstream(reference, settings)
-    # What the user has credentials for may be private: then its name goes into no lock that others see.
-    locks = private if upstream.has_login else shared
+    name = f"{reference.canonical} {platform}"
 
     def look() -> Image | None:
         return find_cached(wanted, settings, since=began)
 
+    def alone(cache: Cache, work: Callable[[], Image]) -> Image:
+        return single_flight(cache, name, look, work, wait=settings.lock_wait, on_wait=waiting)
+
     def work() -> Image:
         for tier in (shared, private):
             sweep(tier.path("tmp"))  # also what a process left from which we take over
-        found, source = ask(reference, platform, upstream, settings, progress)
+        found, source = ask(wanted, upstream, settings, progress)
         check_policy(reference, found, source, settings)
         if upstream.problem is not None:
             progress.warning(f"{upstream.problem.message}; asked without an account.")
-        origin = origin_of(reference, found.digest, platform)
-
-        def cached() -> Image | None:
-            return open_cached(caches, origin, uri)
-
-        def convert() -> Image:
-            return _convert(uri, reference, found, source, settings, platform=platform, progress=progress)
-
         if found.config.architecture and found.config.platform not in match_order(platform):
             progress.warning(f"{uri} is an image for {found.config.platform}, not for {platform}")
-        image = single_flight(found.tier, origin.key, cached, convert, wait=settings.lock_wait, on_wait=waiting)
-        pin_for_run(reference, found.top.digest, found.tier, settings)
+        image = _publish(wanted, found, source, settings, progress, waiting)
+        pin_for_run(reference, found.top.digest, settings)
         try:
             add_to_index(found.tier, reference, found.digest, found.manifest.media_type)
         except CacheError as error:  # it is derived, and the image is there
             progress.warning(error.message)
         return image
 
+    def find_out() -> Image:
+        """What may be private is first asked for under a lock of the user's own; what is public then by one for all."""
+        return alone(shared, work) if is_public(reference, upstream, settings) else work()
+
     def waiting(holder: str) -> None:
         progress.info(f"Waiting for {holder}, who pulls {uri}")
 
     try:
-        return single_flight(
-            locks, f"{reference.canonical} {platform}", look, work, wait=settings.lock_wait, on_wait=waiting
-        )
+        # The name of what may be private goes into no lock that others see.
+        return alone(private, find_out) if upstream.has_login else alone(shared, work)
     except InvalidImage as error:  # said deep in a parser, which knows neither the image nor whom to ask
         said = error.message if uri in error.message else f"{uri}: {error.message}"
         raise InvalidImage(
             said, hint=error.hint or "The image is broken as it was pushed; tell whoever made it."
         ) from None
+    except (RateLimited, RegistryUnavailable) as error:
+        note_standing(upstream, shared, private, error)
+        raise
     finally:
         progress.close()
         upstream.close()
@@ -107,51 +105,78 @@ def pull_image(wanted: Wanted, settings: Settings, progress: Progress = SILENT) 
 
 def open_upstream(reference: Reference, settings: Settings) -> Upstream:
     """Whom to ask for an image: nobody where the settings say so."""
+    upstream = connect(reference, settings)
     if settings.offline:
-        return Offline(reference.name, "hpcc is offline: --offline, or HPCC_OFFLINE")
+        return Offline(reference.name, "hpcc is offline: --offline, or HPCC_OFFLINE", has_login=upstream.has_login)
     if settings.pull == "never":
-        return Offline(reference.name, "--pull never")
-    return connect(reference, settings)
+        return Offline(reference.name, "--pull never", has_login=upstream.has_login)
+    return upstream
 
 
-def ask(
-    reference: Reference, platform: Platform, upstream: Upstream, settings: Settings, progress: Progress
-) -> tuple[Found, Upstream]:
-    """What the reference names now, and whom to fetch it from. Where a registry does not answer, or refuses: what the
-    cache has, however old, with a warning that says its age; the registry's error where it has nothing.
-    """
-    caches = tiers(settings)
-    shared, private = caches[-2:]
-    problem: HpccError | None = None
+def is_public(reference: Reference, upstream: Upstream, settings: Settings) -> bool:
+    """Whether anybody can have what the reference names; False where nobody can tell now."""
+    shared, private = tiers(settings)[-2:]
     try:
         if settings.pull != "always":
             refuse_early(upstream, shared, private)
-    except (RegistryUnavailable, RateLimited) as error:
-        return _make_do(reference, platform, settings, error, progress)
+        return not upstream.resolve(reference.tag_or_digest).private
+    except HpccError:
+        return False  # `ask` meets it again, and says so
+
+
+def ask(wanted: Wanted, upstream: Upstream, settings: Settings, progress: Progress) -> tuple[Found, Upstream]:
+    """What the reference names now, and whom to fetch it from. Where a registry does not answer, or refuses: what the
+    cache has, however old, with a warning that says its age; the registry's error where it has nothing. Not so where
+    the settings want it looked up always.
+    """
+    _, reference, platform = wanted
+    caches = tiers(settings)
+    shared, private = caches[-2:]
+    always = settings.pull == "always"
+    known = next(known_digests(reference, caches, settings), None)
     try:
-        known = next(known_digests(reference, caches, settings), None)
+        if not always:
+            refuse_early(upstream, shared, private)
+    except (RegistryUnavailable, RateLimited) as error:
+        return _make_do(wanted, upstream, settings, error, progress)
+    problem: HpccError | None = None
+    try:
         return find_image(reference, platform, known, upstream, caches, settings.share), upstream
     except (RegistryUnavailable, RateLimited) as error:
         problem = error
     finally:
         note_standing(upstream, shared, private, problem)
-    return _make_do(reference, platform, settings, problem, progress)
+    if always:
+        raise problem
+    return _make_do(wanted, upstream, settings, problem, progress)
 
 
 def _make_do(
-    reference: Reference, platform: Platform, settings: Settings, problem: HpccError, progress: Progress
+    wanted: Wanted, upstream: Upstream, settings: Settings, problem: HpccError, progress: Progress
 ) -> tuple[Found, Upstream]:
-    """What the caches have of the reference, however old; `problem` where they have nothing."""
+    """What the caches have of the reference, however old; `problem` where they have nothing.
+
+    Layers may still come from a registry that only refuses manifests: they count nowhere.
+    """
+    _, reference, platform = wanted
     caches = tiers(settings)
-    nobody = Offline(reference.name, problem.message)
+    nobody = Offline(reference.name, problem.message, has_login=upstream.has_login, problem=problem)
     for known in known_digests(reference, caches, settings, stale=True):
         try:
             found = find_image(reference, platform, known, nobody, caches)
-        except ImageNotFound:
-            continue
-        progress.warning(f"{problem.message.rstrip('.')}. Using what the cache has{_age(reference, caches)}.")
-        return found, nobody
+        except HpccError as error:
+            if error is problem:
+                continue
+            raise
+        age = f", as it was {_span(known.age)} ago" if known.age is not None else ""
+        progress.warning(f"{problem.message.rstrip('.')}. Using what the cache has{age}.")
+        return found, upstream if isinstance(problem, RateLimited) else nobody
     raise problem
+
+
+def _span(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.0f} days"
 
 
 def check_policy(reference: Reference, found: Found, source: Upstream, settings: Settings) -> None:
@@ -167,27 +192,31 @@ def check_policy(reference: Reference, found: Found, source: Upstream, settings:
         )
 
 
-def _age(reference: Reference, caches: tuple[Cache, ...]) -> str:
-    refs = [read_ref(cache, reference.name, reference.tag) for cache in caches if reference.tag]
-    ages = [time.time() - ref.checked_at for ref in refs if ref is not None]
-    if not ages or reference.digest is not None:
-        return ""
-    hours = min(ages) / 3600
-    age = f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:.0f} days"
-    return f", as it was {age} ago"
-
-
-def _convert(
-    uri: str,
-    reference: Reference,
+def _publish(
+    wanted: Wanted,
     found: Found,
-    upstream: Upstream,
+    source: Upstream,
     settings: Settings,
-    *,
-    platform: Platform,
     progress: Progress,
+    waiting: Callable[[str], None],
 ) -> Image:
+    """The SIF, from the cache, or converted by one process for all that want these bytes."""
+    uri, reference, platform = wanted
+    origin = origin_of(reference, found.digest, platform)
+    caches = tiers(settings)
+
+    def cached() -> Image | None:
+        return open_cached(caches, origin, uri)
+
+    def convert() -> Image:
+        return _convert(wanted, found, source, settings, progress)
+
+    return single_flight(found.tier, origin.key, cached, convert, wait=settings.lock_wait, on_wait=waiting)
+
+
+def _convert(wanted: Wanted, found: Found, upstream: Upstream, settings: Settings, progress: Progress) -> Image:
     """Fetch and convert what is missing, and publish the SIF."""
+    uri, reference, platform = wanted
     tier = found.tier
     compressor = default_compressor()
     with ExitStack() as stack:

@@ -299,7 +299,7 @@ def _variable(environ: Mapping[str, str], name: str, key: Key) -> str | None:
 def _parse(key: Key, value: Any, origin: str) -> Any:
     try:
         return key.parse(value)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise SettingsError(f"{origin}: {str(value)[:100]!r} is not what belongs there: {error}") from None
 
 

@@ -7,7 +7,7 @@
       sif-v1/<key>.sif, or <key>.<uid>.sif where that name is taken by somebody who is not trusted
       uses/<key>/<uid>
       limits/<registry>/<who>/<uid>
-      runs/<uid>/<run>/<hash of the tag>
+      runs/<run>/<hash of the tag>     in the private tier
       locks/  tmp/  trash/
 
 A directory that this module makes is 0700; in a group's cache, whose own directory has group write permission and the
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 SHARED = stat.S_ISVTX | stat.S_IWGRP
+MAX_WRITERS = 10_000  # files in a directory that are looked at
 USE_INTERVAL = 3600.0  # seconds between two touches of a use
 
 
@@ -63,8 +64,8 @@ class Cache:
         return self.path("limits", registry, who)
 
     def run(self, run: str) -> str:
-        """The directory of what tags mean in one of this user's runs."""
-        return self.path("runs", str(os.getuid()), run)
+        """The directory of what tags mean in one of this user's runs. In the private tier."""
+        return self.path("runs", run)
 
     def tag(self, name: str, tag: str) -> str:
         """The directory of a tag's refs, one file per writer; `name` is registry/repository."""
@@ -100,7 +101,8 @@ class Cache:
     def read_writers(self, directory: str, limit: int) -> Iterator[bytes]:
         """The bytes of each `<uid>` file in a directory where everybody has one; those of trusted owners."""
         try:
-            names = os.listdir(directory)
+            with os.scandir(directory) as entries:
+                names = [entry.name for entry, _ in zip(entries, range(MAX_WRITERS), strict=False)]
         except OSError:
             return
         for uid in names:
@@ -172,11 +174,11 @@ class Cache:
             sync_directory(directory)
             return path
 
-    def write(self, path: str, data: bytes, *, mode: int = 0o444) -> None:
-        """Publish `data` under `path`. Atomic, idempotent."""
+    def write(self, path: str, data: bytes, *, mode: int = 0o444, beside: bool = False) -> None:
+        """Publish `data` under `path`, as `publish` does. Atomic, idempotent."""
         with self.temporary() as file:
             file.write(data)
-            self.publish(file, path, mode=mode)
+            self.publish(file, path, mode=mode, beside=beside)
 
     def touch_use(self, key: str) -> None:
         """Note that a run of the SIF `key` starts: what garbage collection goes by. Never fails a run."""

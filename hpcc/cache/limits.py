@@ -18,7 +18,8 @@ from hpcc.records import NamedTuple
 
 MAX_SIZE = 4096
 MAX_WHY = 500
-LONGEST = 86400.0  # seconds ahead that a record may forbid, whoever wrote it
+LONGEST = 86400.0  # seconds for which a record may forbid a registry, whoever wrote it
+SKEW = 60.0  # seconds by which another node's clock may run ahead
 
 
 class Standing(NamedTuple):
@@ -47,7 +48,7 @@ def who_is(account: str) -> str:
 def read_standing(cache: Cache, registry: str, who: str) -> Standing | None:
     """The newest trusted record, or None."""
     newest: Standing | None = None
-    for data in cache.read_writers(cache.limit(registry, quote(who, safe="")), MAX_SIZE):
+    for data in cache.read_writers(cache.limit(registry, _file_name(who)), MAX_SIZE):
         found = _parse(data)
         if found and (found.registry, found.who) == (registry, who) and (not newest or found.seen_at > newest.seen_at):
             newest = found
@@ -57,7 +58,7 @@ def read_standing(cache: Cache, registry: str, who: str) -> Standing | None:
 def write_standing(cache: Cache, standing: Standing) -> None:
     """Replace this user's record. Atomic. CacheError where the cache cannot be written to."""
     data = json.dumps(standing._replace(why=standing.why[:MAX_WHY])._asdict(), separators=(",", ":")).encode()
-    directory = cache.limit(standing.registry, quote(standing.who, safe=""))
+    directory = cache.limit(standing.registry, _file_name(standing.who))
     cache.write(os.path.join(directory, str(os.getuid())), data)
 
 
@@ -74,6 +75,10 @@ def list_standings(cache: Cache) -> list[Standing]:
     return [standing for standing in standings if standing is not None]
 
 
+def _file_name(who: str) -> str:
+    return quote(who, safe="", errors="surrogateescape")[:250]
+
+
 def _parse(data: bytes) -> Standing | None:
     try:
         found = Standing(**loads(data))
@@ -81,10 +86,11 @@ def _parse(data: bytes) -> Standing | None:
         numbers = (found.limit, found.remaining, found.window, found.seen_at, found.not_before)
         if not all(isinstance(text, str) and text.isprintable() for text in texts):
             return None
-        if not all(isinstance(number, int | float) and number >= -1 for number in numbers):
+        if not all(isinstance(number, int | float) and -1 <= number < 1e15 for number in numbers):
             return None
-        now = time.time()
         # A clock that ran ahead, or malice, must not forbid a registry for ever.
-        return found._replace(seen_at=min(found.seen_at, now), not_before=min(found.not_before, now + LONGEST))
-    except (ValueError, TypeError, AttributeError):
+        if found.seen_at > time.time() + SKEW:
+            return None
+        return found._replace(not_before=min(found.not_before, found.seen_at + LONGEST))
+    except (ValueError, TypeError, AttributeError, OverflowError):
         return None

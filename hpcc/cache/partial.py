@@ -7,8 +7,10 @@ A partial belongs to one process. Its bytes are believed by nobody: whoever goes
 of another user's is copied, not adopted: its owner could still write to it.
 """
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -77,19 +79,37 @@ def _take_over(cache: Cache, directory: str, stem: str, path: str, size: int) ->
                 status = os.lstat(os.path.join(directory, name))
             except OSError:
                 continue
-            if PARTIAL_SIZE <= status.st_size <= size and cache.policy.trusts(status):
-                found.append((status.st_size, name, status.st_uid == os.getuid()))
-    for have, name, ours in sorted(found, reverse=True):
+            if PARTIAL_SIZE <= status.st_size <= size and cache.policy.trusts(status) and status.st_nlink == 1:
+                found.append((status.st_size, name, status))
+    for have, name, status in sorted(found, key=lambda each: each[:2], reverse=True):
         old = os.path.join(directory, name)
+        ours = status.st_uid == os.getuid()
         try:
             if ours and (name.startswith(stem + "left-") or is_abandoned(name.removeprefix(stem))):
                 os.rename(old, path)
-                os.utime(path)
-                return have
-            return _copy(cache, old, path, size)
-        except OSError:
+                if _is_same(os.lstat(path), status):
+                    os.utime(path, follow_symlinks=False)
+                    return have
+                os.unlink(path)  # somebody put another file there meanwhile, perhaps a link to one of ours
+            else:
+                return _copy(cache, old, path, size)
+        except OSError as error:
+            _remove(path)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
             continue  # somebody else was faster
     return 0
+
+
+def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
+    return os.path.samestat(one, other) and one.st_nlink == 1 and stat.S_ISREG(one.st_mode)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def _copy(cache: Cache, old: str, path: str, size: int) -> int:

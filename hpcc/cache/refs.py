@@ -2,7 +2,8 @@
 
     refs/<registry>/<repository>/_tags/<tag>/<uid>     one file per writer, JSON; readers take the newest of a
                                                        trusted owner
-    runs/<uid>/<run>/<hash of the tag>                 what it means in a job or workflow run, until that ends
+    runs/<run>/<hash of the tag>                       what it means in a job or workflow run, until that ends;
+                                                       in the private tier
 
 Each embeds the name under which it stands, so a hard link to another tag's ref is refused.
 """
@@ -26,6 +27,16 @@ class Ref(NamedTuple):
     media_type: str
     size: int
     checked_at: float
+
+
+class Known(NamedTuple):
+    """What a reference is known to name, the cache that says so, and how many seconds ago that was found out, None for
+    a digest, which always was so.
+    """
+
+    digest: Digest
+    cache: Cache
+    age: float | None = None
 
 
 def read_ref(cache: Cache, name: str, tag: str) -> Ref | None:
@@ -53,11 +64,20 @@ def read_run_ref(cache: Cache, run: str, name: str, tag: str) -> Ref | None:
 
 
 def write_run_ref(cache: Cache, run: str, ref: Ref) -> None:
-    """Keep what a tag means for the rest of the run. Atomic. Forgets runs of more than a month ago."""
+    """Keep what a tag means for the rest of the run, unless that is known. Atomic. Only in a cache of the user's own:
+    what is old here is removed. Forgets runs of more than a month ago.
+    """
     directory = cache.run(run)
     if not os.path.isdir(directory):
         _forget_old_runs(os.path.dirname(directory))
-    cache.write(os.path.join(directory, _hash(ref.name)), _dump(ref))
+    cache.make_directory(os.path.relpath(directory, cache.root))
+    with cache.temporary() as file:
+        file.write(_dump(ref))
+        file.flush()
+        try:
+            os.link(file.name, os.path.join(directory, _hash(ref.name)))  # the first one counts
+        except FileExistsError:
+            pass
 
 
 def _forget_old_runs(directory: str) -> None:
@@ -67,7 +87,9 @@ def _forget_old_runs(directory: str) -> None:
 
     try:
         with os.scandir(directory) as entries:
-            old = [e.path for e in islice(entries, 1000) if time.time() - e.stat().st_mtime > RUN_AGE]
+            old = [
+                e.path for e in islice(entries, 1000) if time.time() - e.stat(follow_symlinks=False).st_mtime > RUN_AGE
+            ]
     except OSError:
         return
     for path in old[:50]:
@@ -90,6 +112,6 @@ def _parse(data: bytes, name: str) -> Ref | None:
     try:
         ref = Ref(**loads(data))
         valid = ref.name == name and str(Digest.parse(ref.digest)) and isinstance(ref.media_type, str)
-        return ref if valid and ref.checked_at >= 0 and ref.size >= 0 else None
-    except (ValueError, TypeError, AttributeError):
+        return ref if valid and 0 <= ref.checked_at < 1e15 and ref.size >= 0 else None
+    except (ValueError, TypeError, AttributeError, OverflowError):
         return None

@@ -40,7 +40,6 @@ def main(name: str, argv: list[str]) -> int:
         raise UsageError(f"--format {arguments.format!r}: there is no such format", hint="One of sif, oci.")
     load_site_packages()
     from hpcc.copy import copy_image
-    from hpcc.layout import write_layout
     from hpcc.lookup import Wanted, find_cached
     from hpcc.oci.reference import Reference
     from hpcc.pulling import pull_image
@@ -56,6 +55,8 @@ def main(name: str, argv: list[str]) -> int:
     progress = terminal(arguments)
     wanted = Wanted.parse(uri, settings, arch=chosen_platform(arguments), progress=progress)
     if as_layout:
+        from hpcc.layout import write_layout
+
         write_layout(wanted, settings, target, progress, replace=arguments.force)
         return 0
     image = find_cached(wanted, settings)

@@ -8,11 +8,7 @@ OCI image specification, descriptor.md, "Digests".
 from __future__ import annotations
 
 from hpcc.errors import IntegrityError, InvalidReference
-from hpcc.records import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    pass
-
+from hpcc.records import NamedTuple
 
 _LENGTHS = {"sha256": 64, "sha512": 128}
 

@@ -34,31 +34,36 @@ class Question(NamedTuple):
         return (self.credentials.username or "<token>") if self.credentials else ""
 
 
-def words(body: bytes, credentials: Credentials | None) -> str:
-    """The registry's own words in an error's body, on one line, without control characters and secrets; "" for none."""
+def words(body: bytes, credentials: Credentials | None, sent: str = "") -> str:
+    """The registry's own words in an error's body, on one line, without control characters; "" for none.
+
+    Without secrets, too: those of the credentials, and what was `sent` to prove them, such as a token.
+    """
     import json
 
     try:
         answer: Any = json.loads(body)
     except (ValueError, RecursionError):
         text = body[:1000].decode("utf-8", "replace").strip()
-        return "" if text.startswith("<") else _clean(text, credentials)  # a page made for people says nothing here
+        # a page made for people says nothing here
+        return "" if text.startswith("<") else _clean(text, credentials, sent)
     if not isinstance(answer, dict):
         return ""
     errors = answer.get("errors")
     first = errors[0] if isinstance(errors, list) and errors else answer
     if not isinstance(first, dict):
-        return _clean(str(first), credentials)
+        return _clean(str(first), credentials, sent)
     code = first.get("code")
     said = first.get("message") or first.get("details") or first.get("error") or ""
-    return _clean(f"{str(code).lower()}: {said}".strip(": ") if isinstance(code, str) else str(said), credentials)
+    return _clean(f"{str(code).lower()}: {said}".strip(": ") if isinstance(code, str) else str(said), credentials, sent)
 
 
-def _clean(text: str, credentials: Credentials | None) -> str:
+def _clean(text: str, credentials: Credentials | None, sent: str) -> str:
+    secrets = [sent]
     if credentials is not None:
-        text = text.replace(credentials.basic, "…")
-        for secret in filter(None, (credentials.password, credentials.identity_token)):
-            text = text.replace(secret, "…")
+        secrets += [credentials.basic, credentials.password, credentials.identity_token]
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "…")
     text = " ".join(text.split())
     return "".join(character for character in text if character.isprintable())[:300].rstrip(".")
 

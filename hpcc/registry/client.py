@@ -22,10 +22,11 @@ from hpcc.oci.manifest import ACCEPT, Descriptor
 from hpcc.records import NamedTuple
 from hpcc.registry.addresses import origin, split
 from hpcc.registry.answers import Question
+from hpcc.registry.connections import Interrupted, Response, Unreachable, dismiss
 from hpcc.registry.credentials import Credentials
 from hpcc.registry.limits import RateLimit
 from hpcc.registry.tokens import Authorisation
-from hpcc.registry.transport import Blob, Interrupted, Response, Transport, dismiss
+from hpcc.registry.transport import Blob, Transport
 
 MAX_MANIFEST = 4 << 20
 
@@ -64,6 +65,7 @@ class Registry:
         self._account_lock = threading.Lock()  # of the credentials
         self._lock = threading.Lock()  # of what follows
         self._private: set[str] = set()  # repositories that only credentials could see
+        self._public: set[str] = set()  # repositories that anybody can see
         self._refused = False  # the credentials are of no use, and the image is public
         self._kept: tuple[str, Digest, bytes] | None = None  # a manifest that `resolve` had to fetch
 
@@ -100,11 +102,6 @@ class Registry:
             return None
 
     @property
-    def limits(self) -> RateLimit | None:
-        """What the last answer that had it said of the quota."""
-        return self._transport.last_quota
-
-    @property
     def quotas(self) -> Mapping[str, RateLimit]:
         """What was last said of the quota of each account that asked, "" for none."""
         return self._transport.quotas
@@ -118,17 +115,30 @@ class Registry:
         can tell. A registry that names no digest is asked by one GET, which counts; `manifest` then has it already.
         """
         try:
-            return Resolved(self._resolve(repository, reference, anonymous=True), False)
+            found = self._resolve(repository, reference, anonymous=True)
         except (AccessDenied, ImageNotFound, RateLimited):
             if self.credentials is None:
                 raise
+        else:
+            with self._lock:
+                self._public.add(repository)
+            return Resolved(found, False)
+        self.use_login(repository)
+        return Resolved(self._resolve(repository, reference, anonymous=False), True)
+
+    def use_login(self, repository: str) -> None:
+        """The repository is known to be private: ask with the account alone from here on."""
         with self._lock:
             self._private.add(repository)
-        return Resolved(self._resolve(repository, reference, anonymous=False), True)
 
     def _resolve(self, repository: str, reference: str, *, anonymous: bool) -> Descriptor:
         wanted = Digest.parse(reference) if ":" in reference else None
-        headers = self.head(repository, reference, anonymous=anonymous)
+        try:
+            headers = self.head(repository, reference, anonymous=anonymous)
+        except (AccessDenied, ImageNotFound, RateLimited, RegistryUnavailable):
+            raise
+        except RegistryError:  # 405: it knows no HEAD, so nobody has said yet that it is there for us
+            return self._resolve_by_get(repository, reference, anonymous=anonymous)
         media_type = headers.get("Content-Type", "").partition(";")[0].strip()[:255]
         length = headers.get("Content-Length", "")
         size = int(length) if length.isascii() and length.isdigit() and len(length) < 10 else 0
@@ -141,20 +151,23 @@ class Registry:
                 raise IntegrityError(f"{self.host}/{repository}: asked for {wanted}, the registry answers with {found}")
             found = wanted
         if found is None:
-            data, media_type = self._get_manifest(repository, reference)
-            found, size = Digest.of(data), len(data)
-            self._kept = (repository, found, data)
+            return self._resolve_by_get(repository, reference, anonymous=anonymous)
         return Descriptor(media_type, found, size)
 
+    def _resolve_by_get(self, repository: str, reference: str, *, anonymous: bool) -> Descriptor:
+        data, media_type = self._get_manifest(repository, reference, anonymous=anonymous)
+        found = Digest.parse(reference) if ":" in reference else Digest.of(data)
+        if Digest.of(data, found.algorithm) != found:
+            raise IntegrityError(f"{self.host}/{repository}: asked for {found}, the registry answers with another one")
+        self._kept = (repository, found, data)
+        return Descriptor(media_type, found, len(data))
+
     def head(self, repository: str, reference: str, *, anonymous: bool) -> Mapping[str, str]:
-        """The headers of a HEAD of a manifest, which costs no quota; none from a registry without HEAD."""
+        """The headers of a HEAD of a manifest, which costs no quota. With the account unless `anonymous`."""
         path, what = f"/v2/{repository}/manifests/{reference}", f"image {reference}"
-        try:
-            response = self._request("HEAD", path, repository, what, anonymous=anonymous, accept=ACCEPT)
-        except (AccessDenied, ImageNotFound, RateLimited, RegistryUnavailable):
-            raise
-        except RegistryError:  # 405
-            return {}
+        login = None if anonymous else self.credentials
+        question = self._question(repository, what, login)
+        response = self._authorised("HEAD", path, {"Accept": ACCEPT}, question)
         dismiss(response)
         return response.headers
 
@@ -165,19 +178,19 @@ class Registry:
             return kept[2]
         for last in (False, True):
             try:
-                data, _ = self._get_manifest(repository, str(digest))
+                data, _ = self._get_manifest(repository, str(digest), anonymous=False)
                 verifier = Verifier(digest, None, f"manifest {digest} of {self.host}/{repository}")
                 verifier.update(data)
                 verifier.finish()
                 return data
-            except (IntegrityError, Interrupted):
+            except IntegrityError:
                 if last:
                     raise
         raise AssertionError
 
-    def _get_manifest(self, repository: str, reference: str) -> tuple[bytes, str]:
-        path = f"/v2/{repository}/manifests/{reference}"
-        with self._request("GET", path, repository, f"image {reference}", accept=ACCEPT) as response:
+    def _get_manifest(self, repository: str, reference: str, *, anonymous: bool) -> tuple[bytes, str]:
+        path, what = f"/v2/{repository}/manifests/{reference}", f"image {reference}"
+        with self._request("GET", path, repository, what, anonymous=anonymous, accept=ACCEPT) as response:
             data = self._transport.read(response, MAX_MANIFEST + 1, f"{self.host}/{repository}")
             media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()[:255]
         if len(data) > MAX_MANIFEST:
@@ -187,11 +200,11 @@ class Registry:
     def blob(self, repository: str, descriptor: Descriptor, offset: int = 0) -> Blob:
         """A blob from `offset` on; where the registry cannot resume, `Blob.offset` is 0. Not verified. To be closed."""
         path, what = f"/v2/{repository}/blobs/{descriptor.digest}", f"layer {descriptor.digest}"
-        if offset:
-            resumed = self._resumed(self._request("GET", path, repository, what, span=offset), descriptor, offset)
-            if resumed is not None:
-                return resumed
-        return self._whole(self._request("GET", path, repository, what), what)
+
+        def ask(span: str) -> Response:
+            return self._request("GET", path, repository, what, span=span)
+
+        return self._open(ask, descriptor, offset, what)
 
     def foreign_blob(self, url: str, repository: str, descriptor: Descriptor, offset: int = 0) -> Blob:
         """As `blob`, of a layer that lies elsewhere, at one of its descriptor's `urls` (image specification,
@@ -202,32 +215,42 @@ class Registry:
         if parts is None or not self._transport.is_safe(parts):
             raise RegistryError(f"{self.host}/{repository} names {url[:200]!r} for a layer, where hpcc does not go")
         question = Question(self.host, repository, what, None)
+
+        def ask(span: str) -> Response:
+            response = self._transport.send("GET", url, {"Range": span} if span else {}, question)
+            if response.status_code not in (200, 206, 416):
+                raise self._authorisation.error(response, question)
+            return response
+
+        return self._open(ask, descriptor, offset, what)
+
+    def _open(self, ask: Callable[[str], Response], descriptor: Descriptor, offset: int, what: str) -> Blob:
+        """The rest of a blob where that can be had, else all of it."""
         if offset:
-            response = self._transport.send("GET", url, {"Range": f"bytes={offset}-"}, question)
-            resumed = self._resumed(response, descriptor, offset)
+            try:
+                resumed = self._resumed(ask(f"bytes={offset}-"), descriptor, offset)
+            except (Interrupted, Unreachable, RateLimited):
+                raise
+            except RegistryError:  # something on the way refuses to hear of Range
+                resumed = None
             if resumed is not None:
                 return resumed
-        response = self._transport.send("GET", url, {}, question)
-        if response.status_code not in (200, 206):
-            raise self._authorisation.error(response, question)
-        return self._whole(response, what)
+        response = ask("")
+        if response.status_code != 200:
+            response.close()
+            raise RegistryError(f"{self.host} answers {response.status_code} to a request for all of {what}")
+        return Blob(response, 0, descriptor.size, self.host)
 
     def _resumed(self, response: Response, descriptor: Descriptor, offset: int) -> Blob | None:
         """The rest of a blob, or all of it from a server that does not know Range; None for anything else."""
         if response.status_code == 200:
-            return Blob(response, 0, self.host)
+            return Blob(response, 0, descriptor.size, self.host)
         span = response.headers.get("Content-Range", "")
         fits = span.startswith(f"bytes {offset}-") and span.rpartition("/")[2] in ("*", str(descriptor.size))
         if response.status_code == 206 and fits:
-            return Blob(response, offset, self.host)
+            return Blob(response, offset, descriptor.size, self.host)
         response.close()
         return None
-
-    def _whole(self, response: Response, what: str) -> Blob:
-        if response.status_code != 200:
-            response.close()
-            raise RegistryError(f"{self.host} answers {response.status_code} to a request for all of {what}")
-        return Blob(response, 0, self.host)
 
     def check_login(self, repository: str = "") -> None:
         """Have the registry look at the credentials: AccessDenied where it does not take them.
@@ -249,12 +272,17 @@ class Registry:
         *,
         anonymous: bool = False,
         accept: str = "*/*",
-        span: int = 0,
+        span: str = "",
     ) -> Response:
-        """A good answer, 200 or 206 (416 too where `span` asks for a blob's end); everything else is an error."""
-        headers = {"Accept": accept, **({"Range": f"bytes={span}-"} if span else {})}
+        """A good answer, 200 or 206 (416 too where `span` asks for a blob's end); everything else is an error.
+
+        The account is used only where `resolve` or `use_login` has told whether the repository is private: what it
+        gave might else be taken for what everybody can have.
+        """
+        headers = {"Accept": accept, **({"Range": span} if span else {})}
         private = repository in self._private
-        login = None if anonymous or self._refused else self.credentials if private else self.account
+        anonymous = anonymous or self._refused or not (private or repository in self._public)
+        login = None if anonymous else self.credentials if private else self.account
         try:
             return self._authorised(method, path, headers, self._question(repository, what, login))
         except AccessDenied as denied:

@@ -8,10 +8,12 @@ from hpcc.errors import IntegrityError, RegistryError, RegistryUnavailable
 from hpcc.oci.digest import Verifier
 from hpcc.oci.manifest import Descriptor
 from hpcc.registry import transport
+from hpcc.registry.connections import Interrupted
 from hpcc.registry.sink import Sink
-from hpcc.registry.transport import CHUNK, Blob, Interrupted
+from hpcc.registry.transport import CHUNK, Blob
 
 BLOB_TRIES = 5  # at a blob, each from where the last one broke off, while it does not get ahead by CHUNK
+OPENINGS = 2  # of a place that does not answer, each with the tries of a request
 
 Place = Callable[[int], Blob]
 """Opens the blob from an offset on, or from 0 where it cannot; raises RegistryError."""
@@ -42,7 +44,7 @@ def fetch_blob(
 
 
 def _fetch_from(place: Place, descriptor: Descriptor, sink: Sink, what: str, verifier: Verifier) -> None:
-    wrong = broken = 0
+    wrong = broken = shut = 0
     best = verifier.seen
 
     def restart() -> None:
@@ -50,12 +52,17 @@ def _fetch_from(place: Place, descriptor: Descriptor, sink: Sink, what: str, ver
         verifier.restart()
 
     while True:
+        blob = None
         try:
             if verifier.seen < descriptor.size or not verifier.seen:
-                _stream(place, descriptor, sink, verifier, restart)
+                blob = place(verifier.seen)
+                _stream(blob, descriptor, sink, verifier, restart)
             verifier.finish()
             return
         except Interrupted as error:
+            shut += blob is None  # a place that does not open was tried several times already
+            if shut == OPENINGS:
+                raise RegistryUnavailable(f"{what}: {error.message}", hint=error.hint) from None
             # Counted only while nothing is won, so that a long download survives many cuts, and an endless one ends.
             broken = broken + 1 if verifier.seen < best + CHUNK else 1
             best = max(best, verifier.seen)
@@ -75,9 +82,9 @@ def _fetch_from(place: Place, descriptor: Descriptor, sink: Sink, what: str, ver
             restart()
 
 
-def _stream(place: Place, descriptor: Descriptor, sink: Sink, verifier: Verifier, restart: Callable[[], None]) -> None:
+def _stream(blob: Blob, descriptor: Descriptor, sink: Sink, verifier: Verifier, restart: Callable[[], None]) -> None:
     """The rest of the blob, as far as it comes; Interrupted where it breaks off early."""
-    with place(verifier.seen) as blob:
+    with blob:
         if blob.offset != verifier.seen:
             restart()
         try:

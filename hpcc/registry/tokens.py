@@ -15,8 +15,9 @@ from hpcc.errors import AccessDenied, HpccError, RegistryError
 from hpcc.registry.addresses import origin, split
 from hpcc.registry.answers import Question, to_error
 from hpcc.registry.auth import Challenge, Token, choose, parse_challenges, token_query
+from hpcc.registry.connections import dismiss
 from hpcc.registry.credentials import Credentials
-from hpcc.registry.transport import Transport, dismiss
+from hpcc.registry.transport import Transport
 
 MAX_TOKEN = 1 << 20
 _CLIENT = "hpcc"
@@ -86,6 +87,7 @@ class Authorisation:
             if login is None or login.username != _ACR_USER or not login.password:
                 raise
         refresh = self._exchange(realm, query.get("service", host), login.password, service)
+        service = service._replace(credentials=Credentials(login.username, login.password, refresh))
         return self._token(self._post(realm, {**query, **_refresh(refresh)}, service) or b"", service)
 
     def _get(self, realm: str, query: dict[str, str], login: Credentials | None, question: Question) -> bytes:

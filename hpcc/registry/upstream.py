@@ -14,11 +14,14 @@ from hpcc.oci.digest import Digest, Verifier
 from hpcc.oci.manifest import Descriptor
 from hpcc.records import NamedTuple
 from hpcc.registry.client import Registry, Resolved
+from hpcc.registry.connections import Unreachable
 from hpcc.registry.download import Place, fetch_blob
 from hpcc.registry.limits import RateLimit
 from hpcc.registry.sink import Sink
+from hpcc.registry.transport import Blob
 
 T = TypeVar("T")
+MAX_FOREIGN = 4  # addresses of a layer that are tried
 
 
 class Door(NamedTuple):
@@ -42,6 +45,7 @@ class Upstream:
         self.name, self._doors = name, tuple(doors)
         self.has_login = has_login
         self.unreachable: dict[str, HpccError] = {}  # host -> what it met us with
+        self._resolved: dict[str, Resolved] = {}
 
     def __enter__(self) -> "Upstream":
         return self
@@ -75,10 +79,17 @@ class Upstream:
         return self._doors[-1].registry.quotas if self._doors else {}
 
     def resolve(self, reference: str) -> Resolved:
-        """What a tag or digest names now; see Registry.resolve."""
-        by_digest = ":" in reference
-        doors = [door for door in self._doors if (door.for_digests if by_digest else door.for_tags)]
-        return self._ask(doors, lambda door: door.registry.resolve(door.repository, reference))
+        """What a tag or digest names now; see Registry.resolve. Asked once: an answer is kept as long as this lives."""
+        if reference not in self._resolved:
+            by_digest = ":" in reference
+            doors = [door for door in self._doors if (door.for_digests if by_digest else door.for_tags)]
+            self._resolved[reference] = self._ask(doors, lambda door: door.registry.resolve(door.repository, reference))
+        return self._resolved[reference]
+
+    def use_login(self) -> None:
+        """The image is known to be private: the registry itself is asked with the account alone."""
+        for door in self._doors[-1:]:
+            door.registry.use_login(door.repository)
 
     def manifest(self, digest: Digest) -> bytes:
         """The manifest or index with this digest, verified."""
@@ -86,11 +97,23 @@ class Upstream:
 
     def fetch(self, descriptor: Descriptor, sink: Sink, begun: Verifier | None = None) -> None:
         """Stream a blob into `sink`; see fetch_blob. A layer with `urls` is sought there when nobody else has it."""
-        doors = self._by_digest()
-        places: list[Place] = [partial(door.registry.blob, door.repository, descriptor) for door in doors]
+        places = [self._place(door, descriptor) for door in self._by_digest()]
         last = self._doors[-1]
-        places += [partial(last.registry.foreign_blob, url, last.repository, descriptor) for url in descriptor.urls[:8]]
+        places += [
+            partial(last.registry.foreign_blob, url, last.repository, descriptor)
+            for url in descriptor.urls[:MAX_FOREIGN]
+        ]
         fetch_blob(places, descriptor, sink, f"{descriptor.digest} of {self.name}", begun)
+
+    def _place(self, door: Door, descriptor: Descriptor) -> Place:
+        def open_blob(offset: int) -> Blob:
+            try:
+                return door.registry.blob(door.repository, descriptor, offset)
+            except Unreachable as error:
+                self.unreachable[door.registry.host] = error
+                raise
+
+        return open_blob
 
     def _by_digest(self) -> list[Door]:
         return [door for door in self._doors if door.for_digests and door.registry.host not in self.unreachable] or [
@@ -120,11 +143,14 @@ class Upstream:
 
 
 class Offline(Upstream):
-    """Nobody: whatever a cache does not have is missing. `why` names what keeps hpcc from asking."""
+    """Nobody: whatever a cache does not have is missing. `why` names what keeps hpcc from asking.
 
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(name, ())
-        self._why = why
+    problem: an error that is raised instead, of a registry that does not answer.
+    """
+
+    def __init__(self, name: str, why: str, *, has_login: bool = False, problem: HpccError | None = None) -> None:
+        super().__init__(name, (), has_login=has_login)
+        self._why, self._problem = why, problem
 
     def resolve(self, reference: str) -> Resolved:
         raise self._missing(reference)
@@ -135,8 +161,8 @@ class Offline(Upstream):
     def fetch(self, descriptor: Descriptor, sink: Sink, begun: Verifier | None = None) -> None:
         raise self._missing(f"layer {descriptor.digest}")
 
-    def _missing(self, what: str) -> ImageNotFound:
-        return ImageNotFound(
+    def _missing(self, what: str) -> HpccError:
+        return self._problem or ImageNotFound(
             f"{self.name}: {what} is not in the cache, and no registry is asked ({self._why})",
             hint="Pull it once where there is a network, or allow that it is fetched. `hpcc cache why` tells more.",
         )

@@ -4,6 +4,7 @@ Each function raises OSError with the kernel's errno; callers say what that mean
 """
 
 import ctypes
+import errno
 import os
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWIPC = 0x00020000, 0x10000000, 0x20000000, 0x08000000
@@ -33,6 +34,13 @@ def _check(result: int, what: object = None) -> None:
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)
+
+
+def exchange(one: str, other: str) -> None:
+    """renameat2(2) with RENAME_EXCHANGE: two paths of one filesystem change places, at once. Also EINVAL, ENOSYS."""
+    if not hasattr(_libc, "renameat2"):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    _check(_libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), 2), one)
 
 
 def unshare(flags: int) -> None:

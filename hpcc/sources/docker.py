@@ -10,10 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from hpcc.cache.blobs import MAX_SIZE, read_blob
+from hpcc.cache.blobs import MAX_SIZE, read_blob, write_blob
 from hpcc.cache.layout import Cache
-from hpcc.cache.refs import Ref, write_ref
-from hpcc.errors import InvalidImage, UnsupportedImage
+from hpcc.cache.refs import Known, Ref, write_ref
+from hpcc.errors import (
+    CacheError,
+    ImageNotFound,
+    InvalidImage,
+    RateLimited,
+    RegistryUnavailable,
+    UnsupportedImage,
+)
 from hpcc.oci.choice import choose_manifest
 from hpcc.oci.config import ImageConfig
 from hpcc.oci.digest import Digest
@@ -45,15 +52,20 @@ def connect(reference: Reference, settings: Settings) -> Upstream:
     """The reference's registry behind its mirrors, each with the credentials that the user has for it."""
     rules = rules_of(settings.mirrors, settings.environ, _home(settings), origin=settings.origins["mirrors"])
     endpoints = find_endpoints(reference, rules, nohttps=settings.nohttps, insecure=settings.insecure)
-    itself = endpoints[-1]
-    login = may_find(itself.host, settings.environ, _home(settings), itself.repository)
-    return Upstream(reference.name, [_door(endpoint, settings) for endpoint in endpoints], has_login=login)
+    login = has_login(reference, endpoints[-1], settings)
+    return Upstream(reference.name, [_door(each, reference, settings) for each in endpoints], has_login=login)
+
+
+def has_login(reference: Reference, itself: Endpoint, settings: Settings) -> bool:
+    """Whether the user seems to have an account at the registry itself; no helper is asked."""
+    variables = itself.host == reference.api_host
+    return may_find(itself.host, settings.environ, _home(settings), itself.repository, variables=variables)
 
 
 def connect_itself(reference: Reference, settings: Settings) -> Registry:
     """A client for the reference's registry alone, whatever mirrors there are."""
     itself = find_endpoints(reference, (), nohttps=settings.nohttps, insecure=settings.insecure)[-1]
-    return _door(itself, settings).registry
+    return _door(itself, reference, settings).registry
 
 
 def resolve_digest(reference: Reference, settings: Settings) -> Digest:
@@ -65,29 +77,30 @@ def resolve_digest(reference: Reference, settings: Settings) -> Digest:
 def find_image(
     reference: Reference,
     platform: Platform,
-    known: tuple[Digest, Cache] | None,
+    known: Known | None,
     upstream: Upstream,
     caches: tuple[Cache, ...],
     share: tuple[str, ...] = (),
 ) -> Found:
     """Have the manifest and config of what the reference names in the cache; ask upstream for what is missing.
 
-    known: the digest that the reference is known to name, and the cache that says so; else the tag is looked up.
-    caches: all tiers; the last two are the shared and the private one. share: see settings. Raises RegistryError,
-    UnsupportedImage, InvalidImage, IntegrityError, CacheError.
+    known: what the reference is known to name; else the tag is looked up. caches: all tiers; the last two are the
+    shared and the private one. share: see settings. Raises RegistryError, UnsupportedImage, InvalidImage,
+    IntegrityError, CacheError.
     """
-    shared, private = caches[-2:]
-    if known is None:
-        resolved = upstream.resolve(reference.tag_or_digest)
-        is_private = resolved.private and not any(covers(pattern, reference.name) for pattern in share)
-        top, tier = resolved.descriptor, private if is_private else shared
-    else:
-        top, tier = Descriptor("", known[0], 0), private if known[1].root == private.root else shared
+    top, tier = _place(reference, known, upstream, caches, share)
+    if tier.root == caches[-1].root:
+        upstream.use_login()
     readable = readable_tiers(tier, caches)
+
+    def read(descriptor: Descriptor) -> Manifest | Index:
+        return _document(descriptor, upstream, tier, readable)
+
+    def runs_on(manifest: Manifest) -> Platform:
+        return _config(reference, manifest, upstream, tier, readable).platform
+
     with _named(reference):
-        chosen, manifest = choose_manifest(
-            top, platform, lambda descriptor: _document(reference, descriptor, upstream, tier, readable)
-        )
+        chosen, manifest = choose_manifest(top, platform, read, runs_on)
     config = _config(reference, manifest, upstream, tier, readable)
     if len(config.diff_ids) != len(manifest.layers):
         raise InvalidImage(
@@ -95,8 +108,33 @@ def find_image(
         )
     if known is None and reference.digest is None:
         ref = Ref(f"{reference.name}:{reference.tag}", str(top.digest), top.media_type, top.size, time.time())
-        write_ref(tier, reference.name, str(reference.tag), ref)
+        try:
+            write_ref(tier, reference.name, str(reference.tag), ref)
+        except CacheError:
+            pass  # it only saves the next one a HEAD
     return Found(top, chosen.digest, manifest, config, tier)
+
+
+def _place(
+    reference: Reference, known: Known | None, upstream: Upstream, caches: tuple[Cache, ...], share: tuple[str, ...]
+) -> tuple[Descriptor, Cache]:
+    """What the reference names, and the tier in which its parts belong.
+
+    Somebody with an account asks without it first, also for what is known: the same bytes may be public under one name
+    and private under another, and only what anybody can have under this name is everybody's. Where nobody can be
+    asked, it is private.
+    """
+    shared, private = caches[-2:]
+    if known is not None and (known.cache.root == private.root or not upstream.has_login):
+        return Descriptor("", known.digest, 0), private if known.cache.root == private.root else shared
+    try:
+        resolved = upstream.resolve(str(known.digest) if known is not None else reference.tag_or_digest)
+    except (RegistryUnavailable, RateLimited, ImageNotFound):
+        if known is None:
+            raise
+        return Descriptor("", known.digest, 0), private
+    is_private = resolved.private and not any(covers(pattern, reference.name) for pattern in share)
+    return resolved.descriptor, private if is_private else shared
 
 
 def readable_tiers(tier: Cache, caches: tuple[Cache, ...]) -> tuple[Cache, ...]:
@@ -109,9 +147,7 @@ def readable_tiers(tier: Cache, caches: tuple[Cache, ...]) -> tuple[Cache, ...]:
     return (tier, *others)
 
 
-def _document(
-    reference: Reference, descriptor: Descriptor, upstream: Upstream, tier: Cache, readable: tuple[Cache, ...]
-) -> Manifest | Index:
+def _document(descriptor: Descriptor, upstream: Upstream, tier: Cache, readable: tuple[Cache, ...]) -> Manifest | Index:
     """A manifest or index, from a cache or upstream; kept in the tier, unless it is no manifest at all."""
     digest = descriptor.digest
     kept = read_blob((tier,), digest)
@@ -119,7 +155,7 @@ def _document(
 
     def keep() -> None:
         if kept is None:
-            tier.write(tier.blob(digest.algorithm, digest.hex), data)
+            write_blob(tier, digest, data)
 
     try:
         document = parse_manifest(data, descriptor.media_type)
@@ -146,7 +182,7 @@ def _config(
     with _named(reference):
         config = ImageConfig.parse(data)
     if kept is None:
-        tier.write(tier.blob(digest.algorithm, digest.hex), data)
+        write_blob(tier, digest, data)
     return config
 
 
@@ -159,8 +195,10 @@ def _named(reference: Reference) -> Iterator[None]:
         raise type(error)(f"{reference}: {error.message}", hint=error.hint) from None
 
 
-def _door(endpoint: Endpoint, settings: Settings) -> Door:
-    """Variables of the environment name an account for the registry that the user means, and for no mirror of it."""
+def _door(endpoint: Endpoint, reference: Reference, settings: Settings) -> Door:
+    """Variables of the environment name an account for the registry that the user means, for no mirror of it, and for
+    no other place that registries.conf names instead.
+    """
     environ = settings.environ
     registry = Registry(
         endpoint.host,
@@ -171,7 +209,7 @@ def _door(endpoint: Endpoint, settings: Settings) -> Door:
             environ,
             _home(settings),
             endpoint.repository,
-            variables=not endpoint.mirror,
+            variables=endpoint.host == reference.api_host,
         ),
         user_agent=f"hpcc/{__version__}",
         ca_files=ca_files(endpoint.host, settings),

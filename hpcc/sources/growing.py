@@ -31,6 +31,10 @@ class GrowingFile:
         self._error: BaseException | None = None
         progress.advance(have)
 
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
     # The downloading side: a sink of fetch_blob
 
     def rehash(self, verifier: Verifier) -> None:
@@ -81,16 +85,16 @@ class GrowingFile:
         """How often the download began again."""
         return self._restarts
 
-    def wait(self, restarts: int) -> None:
+    def wait(self, restarts: int | None = None) -> None:
         """Return when all is there and verified. Raises what the download raised; Restarted where it began again since
         there were so many `restarts`.
         """
         with self._changed:
-            while not self._ended and self._restarts == restarts:
+            while not self._ended and restarts in (None, self._restarts):
                 self._changed.wait()
             if self._error is not None:
                 raise self._error
-            if self._restarts != restarts:
+            if restarts not in (None, self._restarts):
                 raise Restarted
 
     def chunks(self) -> Iterator[bytes]:
@@ -131,8 +135,12 @@ def download(upstream: Upstream, descriptor: Descriptor, target: GrowingFile) ->
         target.rehash(verifier)
         upstream.fetch(descriptor, target, verifier)
     except IntegrityError as error:
-        target.restart()  # nobody goes on from bytes that are wrong
-        target.end(error)
+        try:
+            target.restart()  # nobody goes on from bytes that are wrong
+        except (OSError, ValueError):
+            pass  # the file is closed already
+        finally:
+            target.end(error)
     except BaseException as error:
         target.end(error)
     else:

@@ -8,12 +8,12 @@ import socket
 import time
 
 from hpcc.cache.layout import Cache
-from hpcc.cache.limits import Standing, read_standing, who_is, write_standing
+from hpcc.cache.limits import Standing, list_standings, read_standing, who_is, write_standing
 from hpcc.errors import CacheError, HpccError, RateLimited, RegistryUnavailable
 from hpcc.oci.reference import canonical_registry
 from hpcc.registry.answers import clock, describe_quota, ways_out
+from hpcc.registry.connections import Unreachable
 from hpcc.registry.limits import RateLimit
-from hpcc.registry.transport import Unreachable
 from hpcc.registry.upstream import Upstream
 
 REST = 60.0  # seconds for which a registry that cannot be reached is not asked again
@@ -29,47 +29,60 @@ def refuse_early(upstream: Upstream, shared: Cache, private: Cache) -> None:
         return
     now = time.time()
     for host in upstream.hosts:
-        standing = read_standing(shared, canonical_registry(host), _here())
-        if standing is not None and standing.not_before > now:
-            upstream.unreachable[host] = RegistryUnavailable(
-                f"{standing.why}, as of {now - standing.seen_at:.0f} s ago",
-                hint=f"This host asks again from {clock(standing.not_before)} on, or at once with --pull always.",
-            )
+        for tier in (shared, private):
+            standing = read_standing(tier, canonical_registry(host), _here())
+            if standing is not None and standing.not_before > now:
+                upstream.unreachable[host] = RegistryUnavailable(
+                    f"{standing.why}, as of {now - standing.seen_at:.0f} s ago",
+                    hint=f"This host asks again from {clock(standing.not_before)} on, or at once with --pull always.",
+                )
     if all(host in upstream.unreachable for host in upstream.hosts):
         raise upstream.unreachable[upstream.hosts[-1]]
     if len(upstream.hosts) > 1:
         return  # a mirror has a quota of its own
-    registry, account = canonical_registry(upstream.hosts[0]), upstream.account
-    standing = read_standing(private if account else shared, registry, who_is(account))
-    if standing is not None and standing.not_before > now:
-        quota = quota_of(standing)
-        raise RateLimited(
-            f"{registry} refused more requests at {clock(standing.seen_at)} (429): {standing.why}. "
-            f"Whoever uses this cache leaves it alone until {clock(standing.not_before)}."
-            + describe_quota(quota, account),
-            hint=ways_out(registry, account, None if quota else standing.not_before - now, quota),
-            account=account,
-            wait=standing.not_before - now,
-        )
+    registry = canonical_registry(upstream.hosts[0])
+    for standing in (read_standing(shared, registry, who_is("")), *_of_accounts(private, registry, now)):
+        if standing is not None and standing.not_before > now and standing.who == who_is(upstream.account):
+            raise _refused(standing, upstream.account, now)
+
+
+def _of_accounts(private: Cache, registry: str, now: float) -> list[Standing]:
+    """What forbids the user's accounts. Mostly nothing: then no helper is asked which account it would be."""
+    return [each for each in list_standings(private) if each.registry == registry and each.not_before > now]
+
+
+def _refused(standing: Standing, account: str, now: float) -> RateLimited:
+    quota, registry = quota_of(standing), standing.registry
+    return RateLimited(
+        f"{registry} refused more requests at {clock(standing.seen_at)} (429): {standing.why}. "
+        f"Whoever uses this cache leaves it alone until {clock(standing.not_before)}." + describe_quota(quota, account),
+        hint=ways_out(registry, account, None if quota else standing.not_before - now, quota),
+        account=account,
+        wait=standing.not_before - now,
+    )
 
 
 def note_standing(upstream: Upstream, shared: Cache, private: Cache, error: HpccError | None) -> None:
-    """Keep what the registry said of its quota, and what `error` says of its patience. Never fails a pull."""
+    """Keep what the registry said of its quota, and what `error` says of its patience. Never fails a pull.
+
+    What concerns an account, or somebody who has one, stands in the private tier.
+    """
     if not upstream.hosts:
         return
     registry, now = canonical_registry(upstream.hosts[-1]), time.time()
     refused = error.account if isinstance(error, RateLimited) else None
     try:
         for account in {*upstream.quotas, *([] if refused is None else [refused])}:
-            tier = private if account else shared
             until, why = 0.0, ""
             if isinstance(error, RateLimited) and account == refused:
                 until, why = now + (PATIENCE if error.wait is None else error.wait), error.words
-            write_standing(tier, standing_of(registry, account, upstream.quotas.get(account), until, why))
+            standing = standing_of(registry, account, upstream.quotas.get(account), until, why)
+            write_standing(private if account else shared, standing)
         for host, met in upstream.unreachable.items():
             if isinstance(met, Unreachable):  # and not what stands there already
                 name = canonical_registry(host)
-                write_standing(shared, Standing(name, _here(), -1, -1, 0, "", now, now + REST, met.message))
+                standing = Standing(name, _here(), -1, -1, 0, "", now, now + REST, met.message)
+                write_standing(private if upstream.has_login else shared, standing)
     except CacheError:
         pass  # a read-only cache
 

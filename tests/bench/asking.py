@@ -92,6 +92,5 @@ def time_layouts(user: Person, hpcc: str, registry: DockerRegistry, image: str) 
 def show_requests(found: Sequence[Sent]) -> None:
     print(f"\n{'requests':<34}{'401':>6}{'HEAD':>6}{'manifest GET':>14}{'blobs':>7}{'again':>7}   target")
     for sent in found:
-        print(
-            f"{sent.what:<34}{sent.challenge:>6}{sent.head:>6}{sent.manifest:>14}{sent.blob:>7}{sent.again:>7}   {sent.target}"
-        )
+        numbers = f"{sent.challenge:>6}{sent.head:>6}{sent.manifest:>14}{sent.blob:>7}{sent.again:>7}"
+        print(f"{sent.what:<34}{numbers}   {sent.target}")

@@ -163,17 +163,19 @@ def test_a_stale_image_stays_for_the_run(fake, hpcc_env: Path) -> None:
     assert pull(registry, hpcc_env, HPCC_RUN_ID="7", HPCC_TTL="0").key == first.key
 
 
-def test_runs_of_private_images_stand_in_the_private_tier(fake, hpcc_env: Path) -> None:
+def test_runs_stand_in_the_private_tier(fake, hpcc_env: Path) -> None:
     registry = fake(username="ann", password="s3cret", private=[NAME])
     pull(registry, hpcc_env, HPCC_RUN_ID="7", **ACCOUNT)
     assert list((hpcc_env / "private/runs").rglob("*"))
+    registry.private = ()
+    pull(registry, hpcc_env, HPCC_RUN_ID="8", **ACCOUNT, HPCC_PULL="always")
     assert not (hpcc_env / "cache/runs").exists()
 
 
 def test_old_runs_are_forgotten(fake, hpcc_env: Path) -> None:
     registry = fake()
     pull(registry, hpcc_env, HPCC_RUN_ID="old")
-    (old,) = (hpcc_env / f"cache/runs/{os.getuid()}").iterdir()
+    (old,) = (hpcc_env / "private/runs").iterdir()
     os.utime(old, (1, 1))
     pull(registry, hpcc_env, HPCC_RUN_ID="new")
     assert old.name not in os.listdir(old.parent) and len(os.listdir(old.parent)) == 1

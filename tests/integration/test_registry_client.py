@@ -29,6 +29,7 @@ from hpcc.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST, Descriptor, Index, 
 from hpcc.oci.platform import Platform, select
 from hpcc.registry import transport
 from hpcc.registry.client import Registry
+from hpcc.registry.connections import Untrusted
 from hpcc.registry.credentials import Credentials
 from hpcc.registry.download import fetch_blob
 from hpcc.registry.fake import FakeRegistry, Faults
@@ -108,7 +109,7 @@ def test_pull_of_an_index(fake) -> None:
         with ThreadPoolExecutor(3) as pool:
             sinks = list(pool.map(lambda descriptor: fetch(registry, descriptor), manifest.layers))
         assert [sink.data for sink in sinks] == LAYERS
-        assert registry.limits == RateLimit(5, 3, 21600, "127.0.0.1")
+        assert registry.quotas[""] == RateLimit(5, 3, 21600, "127.0.0.1")
     assert dict(server.counts) == {"manifest_head": 1, "manifest_get": 2, "blob_get": 4, "token": 1}
 
 
@@ -235,7 +236,7 @@ def test_quota_spent(fake) -> None:
     assert all(word in caught.value.hint for word in ("log in", "mirror", "(6 h)"))
     assert server.counts["manifest_get"] == 3  # and no retry
     assert registry.resolve(NAME, "1")  # HEAD costs nothing
-    assert registry.limits is not None and registry.limits.remaining == 0
+    assert registry.quotas[""].remaining == 0
 
 
 def test_account_is_used_where_the_anonymous_quota_is_spent(fake) -> None:
@@ -538,7 +539,7 @@ def speak_tls(server: FakeRegistry, certificate: Path) -> None:
 def test_certificate(fake, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = fake(scheme="none")
     speak_tls(server, certificate)
-    with pytest.raises(RegistryUnavailable, match="certificate is not one") as caught:
+    with pytest.raises(Untrusted, match="certificate is not one") as caught:
         Registry(server.host).resolve(NAME, "1")
     assert "HPCC_CA_FILE" in caught.value.hint
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))

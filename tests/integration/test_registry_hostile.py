@@ -18,7 +18,7 @@ from hpcc.oci.digest import Digest
 from hpcc.oci.manifest import OCI_INDEX
 from hpcc.oci.platform import Platform
 from hpcc.oci.reference import Reference
-from hpcc.registry import transport
+from hpcc.registry import connections, transport
 from hpcc.registry.fake import FakeRegistry, Faults
 from hpcc.sources.docker import connect, find_image
 from tests.support.pulls import config_of, files_below, noise, settings_of, tar_layer
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("hpcc_env")
 def server(monkeypatch: pytest.MonkeyPatch, hpcc_env: Path) -> Iterator[FakeRegistry]:
     """A registry with NAME:1, which the cache has, and NAME:2, which it has not."""
     monkeypatch.setattr(transport, "PAUSE", 0.005)
-    monkeypatch.setattr(transport, "SLOWEST", (0.2, 4096))
+    monkeypatch.setattr(connections, "SLOWEST", (0.2, 4096))
     with FakeRegistry() as registry:
         first = [tar_layer({"first": b"1"})]
         registry.add_image(NAME, "1", first, config_of(first))

@@ -18,6 +18,7 @@ from hpcc.errors import AccessDenied, RegistryUnavailable
 from hpcc.image import open_image
 from hpcc.oci.reference import Reference
 from hpcc.registry import transport
+from hpcc.registry.connections import Untrusted
 from hpcc.registry.fake import FakeRegistry
 from hpcc.settings import Settings
 from hpcc.sources.docker import connect
@@ -87,7 +88,7 @@ def resolve(registry: DockerRegistry, home: Path, **environ: str) -> str:
 
 def test_unknown_authority(private: DockerRegistry, hpcc_env: Path) -> None:
     log_in(hpcc_env, private.host)
-    with pytest.raises(RegistryUnavailable, match=f"cannot reach {private.host}: its certificate is not") as caught:
+    with pytest.raises(Untrusted, match=f"cannot reach {private.host}: its certificate is not") as caught:
         resolve(private, hpcc_env)
     assert "HPCC_CA_FILE" in caught.value.hint
 
@@ -109,7 +110,7 @@ def test_authority_of_the_system(
 def test_certs_d(private: DockerRegistry, certificate: Certificate, hpcc_env: Path) -> None:
     log_in(hpcc_env, private.host)
     trust(hpcc_env, "127.0.0.1:1", certificate)  # another registry's is nothing to us
-    with pytest.raises(RegistryUnavailable, match="its certificate is not"):
+    with pytest.raises(Untrusted, match="its certificate is not"):
         resolve(private, hpcc_env)
     trust(hpcc_env, private.host, certificate)
     assert resolve(private, hpcc_env)
@@ -119,7 +120,7 @@ def test_insecure(private: DockerRegistry, hpcc_env: Path) -> None:
     """https, whose certificate nobody looks at; not http, though the host is allowed to have none."""
     log_in(hpcc_env, private.host)
     assert resolve(private, hpcc_env, HPCC_INSECURE=private.host)
-    with pytest.raises(RegistryUnavailable, match="its certificate is not"):
+    with pytest.raises(Untrusted, match="its certificate is not"):
         resolve(private, hpcc_env, HPCC_INSECURE="127.0.0.1:1")
 
 

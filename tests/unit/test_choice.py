@@ -31,6 +31,9 @@ class Documents:
     def index(self, *entries: Descriptor, platform: Platform | None = None) -> Descriptor:
         return self.add(Index(entries), platform)
 
+    def runs_on(self, manifest: Manifest) -> Platform:
+        return Platform("linux", manifest.artifact_type)
+
     def read(self, descriptor: Descriptor) -> Manifest | Index:
         self.reads.append(descriptor.digest)
         return self.documents[descriptor.digest]
@@ -41,42 +44,52 @@ def registry() -> Documents:
     return Documents()
 
 
+def test_an_entry_without_a_platform_is_looked_at(registry: Documents) -> None:
+    """The first one is not what runs here, whatever its place."""
+    wrong, right = registry.manifest("arm64"), registry.manifest("amd64")
+    found, _ = choose_manifest(registry.index(wrong, right), AMD64, registry.read, registry.runs_on)
+    assert found.digest == right.digest
+    with pytest.raises(UnsupportedImage, match="it is there for linux/arm64"):
+        choose_manifest(registry.index(wrong), AMD64, registry.read, registry.runs_on)
+    assert choose_manifest(wrong, AMD64, registry.read, registry.runs_on)[0] == wrong  # asked for by itself
+
+
 def test_a_manifest_is_itself(registry: Documents) -> None:
     top = registry.manifest("x")
-    assert choose_manifest(top, AMD64, registry.read)[0] == top
+    assert choose_manifest(top, AMD64, registry.read, registry.runs_on)[0] == top
 
 
 def test_the_platform_that_fits(registry: Documents) -> None:
     ours = registry.manifest("ours", AMD64)
     top = registry.index(registry.manifest("other", ARM64), ours)
-    assert choose_manifest(top, AMD64, registry.read)[0].digest == ours.digest
+    assert choose_manifest(top, AMD64, registry.read, registry.runs_on)[0].digest == ours.digest
     assert len(registry.reads) == 2
 
 
 def test_a_nested_index_that_has_nothing_is_passed_over(registry: Documents) -> None:
     wrong = registry.index(registry.manifest("wrong", ARM64))
     right = registry.index(registry.manifest("right", AMD64))
-    found, _ = choose_manifest(registry.index(wrong, right), AMD64, registry.read)
+    found, _ = choose_manifest(registry.index(wrong, right), AMD64, registry.read, registry.runs_on)
     assert registry.documents[found.digest].artifact_type == "right"
 
 
 def test_where_none_has_it_the_first_tells(registry: Documents) -> None:
     top = registry.index(registry.index(registry.manifest("a", ARM64)), registry.index())
     with pytest.raises(UnsupportedImage, match="linux/arm64"):
-        choose_manifest(top, AMD64, registry.read)
+        choose_manifest(top, AMD64, registry.read, registry.runs_on)
     with pytest.raises(UnsupportedImage, match="no platform at all"):
-        choose_manifest(registry.index(), AMD64, registry.read)
+        choose_manifest(registry.index(), AMD64, registry.read, registry.runs_on)
 
 
 def test_the_search_is_bounded(registry: Documents) -> None:
     """In depth, and in how many documents a hostile index makes us fetch."""
     deep = registry.index(registry.index(registry.index(registry.manifest("x", AMD64))))
     with pytest.raises(InvalidImage, match="an index in an index"):
-        choose_manifest(deep, AMD64, registry.read)
+        choose_manifest(deep, AMD64, registry.read, registry.runs_on)
     many = [registry.index(*(registry.index(registry.manifest(f"{n} {m}", ARM64)) for m in range(9))) for n in range(9)]
     registry.reads.clear()
     with pytest.raises((UnsupportedImage, InvalidImage)):
-        choose_manifest(registry.index(*many), AMD64, registry.read)
+        choose_manifest(registry.index(*many), AMD64, registry.read, registry.runs_on)
     assert len(registry.reads) <= 1 + MAX_CANDIDATES + MAX_CANDIDATES**2
 
 
