@@ -15,6 +15,7 @@ from hpcc.cache.layout import Cache
 from hpcc.cache.temporary import sweep
 from hpcc.convert import assemble
 from hpcc.errors import (
+    AccessDenied,
     CacheError,
     HpccError,
     IntegrityError,
@@ -66,6 +67,15 @@ def pull_image(wanted: Wanted, settings: Settings, progress: Progress = SILENT) 
     def work() -> Image:
         for tier in (shared, private):
             sweep(tier.path("tmp"))  # also what a process left from which we take over
+        try:
+            return fetch()
+        except AccessDenied:
+            if not upstream.has_login or upstream.private:
+                raise
+            upstream.use_login()  # what a mirror, or the registry a while ago, showed to everybody, it does not now
+            return fetch()
+
+    def fetch() -> Image:
         found, source = ask(wanted, upstream, settings, progress)
         check_policy(reference, found, source, settings)
         if upstream.problem is not None:

@@ -66,6 +66,7 @@ class Watch:
 
     def __init__(self, sock: socket.socket | None) -> None:
         self._socket, self._bytes, self._over = sock, 0, False
+        self.fired = False
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> "Watch":
@@ -93,6 +94,7 @@ class Watch:
             self._bytes = 0
             self._arm()
         elif self._socket is not None:
+            self.fired = True
             try:
                 self._socket.shutdown(socket.SHUT_RDWR)  # whoever waits for it finds it closed
             except OSError:
@@ -190,8 +192,10 @@ class _Patience:
 
     def getresponse(self, *args: Any, **options: Any) -> Any:
         sock = self.sock
-        with Watch(sock):
+        with Watch(sock) as headers:
             response = super().getresponse(*args, **options)  # type: ignore[misc]
+        if headers.fired:  # what came until then may look like all of them
+            raise TimeoutError("the headers do not come")
         response.hpcc_socket = sock
         return response
 

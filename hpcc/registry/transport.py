@@ -118,9 +118,11 @@ class Transport:
                 while len(data) < limit and (piece := read_some(response, limit - len(data))):
                     data += piece
                     pace.count(len(piece))
+            if not pace.fired:
+                return bytes(data)
         except BROKEN:
-            raise Interrupted(f"{name}: the connection broke in the middle of an answer") from None
-        return bytes(data)
+            pass
+        raise Interrupted(f"{name}: the connection broke in the middle of an answer")
 
     def words(self, response: Response, question: Question) -> str:
         """What the registry says in an error's body, without what we sent to prove who we are."""

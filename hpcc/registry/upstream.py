@@ -43,7 +43,7 @@ class Upstream:
 
     def __init__(self, name: str, doors: Sequence[Door], *, has_login: bool = False) -> None:
         self.name, self._doors = name, tuple(doors)
-        self.has_login = has_login
+        self.has_login, self.private = has_login, False
         self.unreachable: dict[str, HpccError] = {}  # host -> what it met us with
         self._resolved: dict[str, Resolved] = {}
 
@@ -88,6 +88,7 @@ class Upstream:
 
     def use_login(self) -> None:
         """The image is known to be private: the registry itself is asked with the account alone."""
+        self.private = True
         for door in self._doors[-1:]:
             door.registry.use_login(door.repository)
 

@@ -3,7 +3,10 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,10 @@ from hpcc.lookup import Wanted
 from hpcc.oci.digest import Digest
 from hpcc.registry.fake import FakeRegistry, Faults
 from tests.support.docker_registry import DockerRegistry
-from tests.support.pulls import DIGESTS, LAYERS, NAME, Told, config_of, pull, settings_of, uri_of
+from tests.support.pulls import DIGESTS, LAYERS, NAME, StallingStorage, Told, config_of, pull, settings_of, uri_of
 from tests.support.real import need
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("hpcc_env")
 
 
@@ -85,6 +89,52 @@ def test_what_is_there(fake, hpcc_env: Path) -> None:
     write(uri_of(registry), hpcc_env, out, replace=True)
     check(out, registry)
     assert [name for name in os.listdir(hpcc_env) if "out" in name] == ["out"]
+
+
+def test_a_link_is_not_replaced_and_nothing_is_fetched_for_it(fake, hpcc_env: Path) -> None:
+    registry = fake()
+    write(uri_of(registry), hpcc_env, hpcc_env / "real")
+    (hpcc_env / "link").symlink_to(hpcc_env / "real")
+    registry.requests.clear()
+    with pytest.raises(UsageError, match="no OCI layout"):
+        write(uri_of(registry), hpcc_env, hpcc_env / "link", replace=True)
+    assert registry.requests == [] and (hpcc_env / "link").is_symlink()
+    check(hpcc_env / "real", registry)
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_replacing_takes_one_step_where_it_can(
+    fake, hpcc_env: Path, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = fake()
+    write(uri_of(registry), hpcc_env, hpcc_env / "out")
+    (hpcc_env / "out/old").write_text("x")
+    if not can_exchange:
+
+        def refuse(*_: str) -> None:
+            raise OSError(22, "not here")
+
+        monkeypatch.setattr("hpcc.layout.exchange", refuse)
+    write(uri_of(registry), hpcc_env, hpcc_env / "out", replace=True)
+    assert not (hpcc_env / "out/old").exists()
+    check(hpcc_env / "out", registry)
+    assert [name for name in os.listdir(hpcc_env) if "out" in name] == ["out"]
+
+
+def test_ctrl_c_does_not_wait(fake, hpcc_env: Path) -> None:
+    """For a storage that says nothing more."""
+    registry = fake()
+    with StallingStorage(registry.blobs) as storage:
+        registry.faults = Faults(redirect=storage.url)
+        argv = [sys.executable, "-m", "hpcc", "pull", "--format", "oci", str(hpcc_env / "out"), uri_of(registry)]
+        env = {**os.environ, "HPCC_NOHTTPS": "1"}
+        process = subprocess.Popen(argv, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        assert storage.stalled.wait(30)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert time.monotonic() - begun < 5 and process.returncode == 130, said
+    assert not [name for name in os.listdir(hpcc_env) if "out" in name]
 
 
 @pytest.mark.parametrize("faults", [Faults(alter=-1), Faults(truncate=-1, no_range=True), Faults(error_as_ok=-1)])

@@ -109,6 +109,18 @@ def test_links_are_not_followed(cache: Cache, tmp_path: Path) -> None:
     assert secret.read_bytes() == DATA
 
 
+def test_a_hard_link_to_a_file_of_ours_is_left_alone(cache: Cache, tmp_path: Path) -> None:
+    """Whoever may write to tmp/ could otherwise have us overwrite what is ours elsewhere."""
+    results = tmp_path / "results.dat"
+    results.write_bytes(DATA)
+    cache.make_directory("tmp")
+    os.link(results, cache.path("tmp", f"{NAME.algorithm}-{NAME.hex}.partial.left-00"))
+    with partial(cache, NAME, len(DATA)) as found:
+        assert found.have == 0
+        found.file.write(b"layer")
+    assert results.read_bytes() == DATA and results.stat().st_mode & 0o222
+
+
 def test_they_are_swept_after_a_day(cache: Cache) -> None:
     begin(cache, DATA[:PARTIAL_SIZE])
     (left,) = names(cache)
