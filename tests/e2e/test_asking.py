@@ -1,10 +1,7 @@
 """What users see of registries: limits, the reasons of the cache, logins at a prompt, bars; as root and as a user."""
 
 import json
-import os
-import pty
 import re
-import select
 import subprocess
 import time
 from collections.abc import Iterator
@@ -16,6 +13,7 @@ from tests.e2e.test_pull import CONFIG, LAYERS, NAME, Puller
 from tests.support.installation import Installation
 from tests.support.people import Person
 from tests.support.pulls import config_of
+from tests.support.terminal import on_terminal
 
 SECRET = "s3cret-Passw0rd"
 
@@ -33,37 +31,13 @@ def hpcc(runs_as: Person, installed: Installation, registry: FakeRegistry) -> Pu
     return Puller(runs_as, installed, registry)
 
 
-def at_a_terminal(hpcc: Puller, *argv: str, typed: str = "", columns: int = 80) -> tuple[int, str]:
-    """Run with a terminal on all three streams; status and what it showed. `typed` goes in line by line, each when
-    something ends with ": "."""
-    leader, follower = pty.openpty()
-    os.set_inheritable(follower, True)
-    import fcntl
-    import struct
-    import termios
-
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+def at_a_terminal(hpcc: Puller, *argv: str, login: tuple[str, str] | None = None) -> tuple[int, str]:
+    """(status, all that the terminal showed); `login` is typed where hpcc asks for it."""
+    questions = (b"Enter Docker Username:", b"Enter Docker Password:")
+    steps = [(question, f"{answer}\n".encode()) for question, answer in zip(questions, login or (), strict=False)]
     env = {**hpcc.env, "TERM": "xterm"}
-    process = hpcc.person.popen(
-        [hpcc.installed.hpcc, *argv], env=env, stdin=follower, stdout=follower, stderr=follower, start_new_session=True
-    )
-    os.close(follower)
-    lines, shown, deadline = typed.splitlines(), "", time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if not select.select([leader], [], [], 0.1)[0]:
-            if process.poll() is not None:
-                break
-            continue
-        try:
-            data = os.read(leader, 1 << 16)
-        except OSError:  # EIO: the other end is closed
-            break
-        shown += data.decode(errors="replace")
-        if lines and shown.rstrip("\r\n").endswith(": "):
-            os.write(leader, f"{lines.pop(0)}\n".encode())
-            time.sleep(0.1)
-    os.close(leader)
-    return process.wait(30), shown
+    status, shown = on_terminal(hpcc.person, [str(hpcc.installed.hpcc), *argv], steps, env=env)
+    return status, shown.decode(errors="replace")
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------
@@ -176,7 +150,7 @@ def test_why_a_registry_is_left_alone_and_a_damaged_sif(hpcc: Puller) -> None:
 def test_docker_login(hpcc: Puller) -> None:
     """For this command alone: nothing is stored, and the payload does not see it."""
     uri = f"docker://{hpcc.registry.host}/lab/hidden:1"
-    status, shown = at_a_terminal(hpcc, "exec", "--docker-login", uri, "/bin/busybox", "env", typed=f"ann\n{SECRET}\n")
+    status, shown = at_a_terminal(hpcc, "exec", "--docker-login", uri, "/bin/busybox", "env", login=("ann", SECRET))
     assert status == 0, shown
     assert "Enter Docker Username: " in shown and "Enter Docker Password: " in shown
     assert SECRET not in shown and "DOCKER_PASSWORD" not in shown
@@ -184,7 +158,7 @@ def test_docker_login(hpcc: Puller) -> None:
         for path in top.rglob("*") if top.exists() else ():
             assert not path.is_file() or SECRET.encode() not in path.read_bytes()
     assert hpcc("pull", "--pull", "always", uri).returncode == 255  # it is as if nobody had logged in
-    status, shown = at_a_terminal(hpcc, "pull", "--docker-login", "--pull", "always", uri, typed="ann\nwrong\n")
+    status, shown = at_a_terminal(hpcc, "pull", "--docker-login", "--pull", "always", uri, login=("ann", "wrong"))
     assert status == 255 and "incorrect username or password" in shown
 
 

@@ -2,12 +2,9 @@
 
 import json
 import os
-import pty
 import re
-import select
 import stat
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from hpcc.registry.fake import FakeRegistry, Faults
 from tests.e2e.test_pull import CONFIG, LAYERS, NAME, Puller, check_failure
 from tests.support.installation import Installation
 from tests.support.people import Person
+from tests.support.terminal import on_terminal
 
 PASSWORD = "s3cret:wörd"
 
@@ -205,29 +203,9 @@ def test_debug_does_not_show_it(hpcc: Puller) -> None:
 
 def at_terminal(hpcc: Puller, answers: list[tuple[str, str]], *argv: str) -> tuple[int, str]:
     """(status, all that the terminal showed); each answer is typed when its question stands there."""
-    leader, follower = pty.openpty()
-    run = hpcc.person.popen(
-        [hpcc.installed.hpcc, *argv], env=hpcc.env, stdin=follower, stdout=follower, stderr=follower,
-        start_new_session=True,  # else getpass would ask at the terminal of whoever runs the tests
-    )  # fmt: skip
-    os.close(follower)
-    shown = b""
-    questions = list(answers)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if not select.select([leader], [], [], 0.1)[0]:
-            if run.poll() is not None:
-                break
-            continue
-        try:
-            shown += os.read(leader, 4096)
-        except OSError:  # the last one has closed the other side
-            break
-        if questions and shown.decode(errors="replace").rstrip().endswith(questions[0][0].rstrip()):
-            time.sleep(0.05)  # getpass drops what was typed before it had silenced the terminal
-            os.write(leader, questions.pop(0)[1].encode() + b"\n")
-    os.close(leader)
-    return run.wait(60), shown.decode(errors="replace")
+    steps = [(question.rstrip().encode(), f"{answer}\n".encode()) for question, answer in answers]
+    status, shown = on_terminal(hpcc.person, [str(hpcc.installed.hpcc), *argv], steps, env=hpcc.env)
+    return status, shown.decode(errors="replace")
 
 
 def test_asks_at_a_terminal(hpcc: Puller) -> None:

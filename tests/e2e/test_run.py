@@ -1,8 +1,6 @@
 """exec, run and shell of local images, as root and as a plain user: status, streams, environment, binds, images."""
 
 import os
-import pty
-import select
 import shlex
 import signal
 import subprocess
@@ -15,6 +13,7 @@ import pytest
 from tests.support.images import GREETING, IMAGE_PATH, Images, copy_of, images
 from tests.support.installation import Installation
 from tests.support.people import Person
+from tests.support.terminal import on_terminal
 
 
 class Hpcc:
@@ -409,43 +408,6 @@ def test_host_files(hpcc: Hpcc, image: Images) -> None:
 
 
 # -- a terminal --------------------------------------------------------------------------------------------------
-
-
-def on_terminal(
-    person: Person, argv: list[str], steps: list[tuple[bytes, bytes]], timeout: float = 60
-) -> tuple[int, bytes]:
-    """Run on a pty; for each step wait for the first bytes, then type the second. (status, all output)."""
-    leader, follower = pty.openpty()
-    process = person.popen(argv, stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
-                           preexec_fn=_take_terminal)  # fmt: skip
-    os.close(follower)
-    seen, at, deadline = b"", 0, time.monotonic() + timeout
-    steps = list(steps)
-    try:
-        while time.monotonic() < deadline:
-            if steps and (found := seen.find(steps[0][0], at)) >= 0:
-                at = found + len(steps[0][0])
-                os.write(leader, steps.pop(0)[1])
-            if select.select([leader], [], [], 0.05)[0]:
-                try:
-                    seen += os.read(leader, 65536)
-                except OSError:
-                    break
-            elif process.poll() is not None:
-                break
-        assert not steps, f"never saw {steps[0][0]!r} in {seen!r}"
-        return process.wait(10), seen
-    finally:
-        process.kill()
-        process.wait()
-        os.close(leader)
-
-
-def _take_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 ALL_MODES = pytest.mark.parametrize(

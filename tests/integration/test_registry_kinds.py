@@ -25,6 +25,7 @@ from hpcc.registry.credentials import find_credentials
 from hpcc.registry.download import fetch_blob
 from hpcc.registry.fake import FakeRegistry, Faults
 from hpcc.registry.fake_tokens import ACR_USER, HAP429, KINDS
+from hpcc.registry.sink import Memory
 
 LAYER = gzip.compress(b"a layer" * 100_000, 1, mtime=0)
 CONFIG = {"architecture": "amd64", "os": "linux"}
@@ -62,7 +63,7 @@ class Site:
             return self.pull_from(registry)
 
     def pull_from(self, registry: Registry) -> Resolved:
-        repository, sink = self.reference.repository, Sink()
+        repository, sink = self.reference.repository, Memory()
         resolved = registry.resolve(repository, self.reference.tag_or_digest)
         assert resolved.descriptor.digest == self.digest
         manifest = parse_manifest(registry.manifest(repository, self.digest))
@@ -78,17 +79,6 @@ class Site:
             registry.resolve(self.reference.repository, self.reference.tag_or_digest)
         assert words in caught.value.message and self.reference.name in caught.value.message
         assert "Asked as" in caught.value.hint and secret not in caught.value.message + caught.value.hint
-
-
-class Sink:
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def restart(self) -> None:
-        self.data.clear()
 
 
 @pytest.fixture
