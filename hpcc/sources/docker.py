@@ -133,7 +133,8 @@ def _place(
         if known is None:
             raise
         return Descriptor("", known.digest, 0), private
-    is_private = (resolved.private or upstream.private) and not any(covers(pattern, reference.name) for pattern in share)
+    is_shared = any(covers(pattern, reference.name) for pattern in share)
+    is_private = (resolved.private or upstream.private) and not is_shared
     return resolved.descriptor, private if is_private else shared
 
 
