@@ -5,6 +5,7 @@ import sys
 
 from hpcc.cli import say
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
+from hpcc.cli.group import Subcommand, dispatch
 from hpcc.cli.prompts import ask_login
 from hpcc.errors import HpccError, InvalidReference, SettingsError, UsageError
 from hpcc.oci.reference import DOCKER_HUB, Reference, api_host, canonical_registry
@@ -13,7 +14,6 @@ from hpcc.registry.credentials import ANY, Credentials, find_variables
 from hpcc.registry.logins import list_logins, remove_login, store_login
 from hpcc.registry.stores import foreign_stores, list_store, own_store
 from hpcc.settings import Settings
-from hpcc.sitepath import load_site_packages
 from hpcc.version import __version__
 
 if TYPE_CHECKING:
@@ -42,7 +42,11 @@ LIST = Command(
     (Option(("-j", "--json"), "as JSON"),),
     "hpcc registry list",
 )
-_SUBCOMMANDS = {"login": LOGIN, "logout": LOGOUT, "list": LIST}
+SUBCOMMANDS = {
+    "login": Subcommand("store an account, once the registry has accepted it", "hpcc.cli.registry", "login"),
+    "logout": Subcommand("forget it", "hpcc.cli.registry", "logout"),
+    "list": Subcommand("show the accounts that hpcc has or finds", "hpcc.cli.registry", "show"),
+}
 MAX_PASSWORD = 64 << 10  # bytes; the keys of Google's service accounts have 2.4 KB
 _PREFIXES = ("docker://", "oras://", "https://")
 
@@ -58,32 +62,12 @@ class Row(NamedTuple):
 
 
 def main(name: str, argv: list[str]) -> int:
-    words = [word for word in argv if not word.startswith("-")]
-    if not words or words[0] not in _SUBCOMMANDS:
-        names = ", ".join(_SUBCOMMANDS)
-        if {"-h", "--help"} & set(argv):
-            print(_overview(name))
-            return 0
-        raise UsageError(
-            f"{name} needs a subcommand", hint=f"One of: {names}. `hpcc registry login --help` tells more."
-        )
-    argv.remove(words[0])
-    load_site_packages()
-    return {"login": _login, "logout": _logout, "list": _list}[words[0]](argv)
+    example = "hpcc registry login --username ann docker://ghcr.io"
+    return dispatch(name, argv, "Accounts at registries.", SUBCOMMANDS, example)
 
 
-def _overview(name: str) -> str:
-    lines = [f"Usage: hpcc {name} {{{','.join(_SUBCOMMANDS)}}} [OPTIONS]", ""]
-    lines += ["Accounts at registries. `hpcc registry SUBCOMMAND --help` tells more.", ""]
-    lines += [
-        "  login   store an account, once the registry has accepted it",
-        "  logout  forget it",
-        "  list    show the accounts that hpcc has or finds",
-    ]
-    return "\n".join([*lines, "", "Example:", "  hpcc registry login --username ann docker://ghcr.io"])
-
-
-def _login(argv: list[str]) -> int:
+def login(argv: list[str]) -> int:
+    """hpcc registry login"""
     _refuse_password(argv)
     arguments = parse(LOGIN, argv)
     host, path = _parse_scope(LOGIN, arguments)
@@ -130,7 +114,8 @@ def registry_for_login(host: str, credentials: Credentials, settings: Settings) 
     )
 
 
-def _logout(argv: list[str]) -> int:
+def logout(argv: list[str]) -> int:
+    """hpcc registry logout"""
     arguments = parse(LOGOUT, argv)
     host, path = _parse_scope(LOGOUT, arguments)
     scope = f"{host}/{path}".rstrip("/")
@@ -145,7 +130,8 @@ def _logout(argv: list[str]) -> int:
     return 0
 
 
-def _list(argv: list[str]) -> int:
+def show(argv: list[str]) -> int:
+    """hpcc registry list"""
     arguments = parse(LIST, argv)
     if arguments.positional:
         raise usage_error(LIST, f"list takes no argument: {arguments.positional[0]}")
