@@ -9,9 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 
 from hpcc.blocks import default_compressor, thread_count
-from hpcc.cache.flight import single_flight
+from hpcc.cache.flight import Tell, single_flight
 from hpcc.cache.index import add_to_index
 from hpcc.cache.layout import Cache
+from hpcc.cache.locking import Locking
 from hpcc.cache.temporary import sweep
 from hpcc.convert import assemble
 from hpcc.errors import (
@@ -38,7 +39,7 @@ from hpcc.lookup import (
 from hpcc.oci.digest import Digest
 from hpcc.oci.platform import match_order
 from hpcc.oci.reference import Reference
-from hpcc.progress import SILENT, Progress
+from hpcc.progress import SILENT, Progress, Telling
 from hpcc.registry.upstream import Offline, Upstream
 from hpcc.settings import Settings
 from hpcc.sources.docker import Found, connect, find_image, readable_tiers
@@ -61,21 +62,22 @@ def pull_image(wanted: Wanted, settings: Settings, progress: Progress = SILENT) 
     def look() -> Image | None:
         return find_cached(wanted, settings, since=began)
 
-    def alone(cache: Cache, work: Callable[[], Image]) -> Image:
-        return single_flight(cache, name, look, work, wait=settings.lock_wait, on_wait=waiting)
+    def alone(cache: Cache, work: Callable[[Tell], Image]) -> Image:
+        return single_flight(cache, name, look, work, locking_of(settings), on_wait=waiting)
 
-    def work() -> Image:
+    def work(tell: Tell) -> Image:
+        seen = Telling(progress, tell)
         for tier in (shared, private):
             sweep(tier.path("tmp"))  # also what a process left from which we take over
         try:
-            return fetch()
+            return fetch(seen)
         except AccessDenied:
             if not upstream.has_login or upstream.private:
                 raise
             upstream.use_login()  # what a mirror, or the registry a while ago, showed to everybody, it does not now
-            return fetch()
+            return fetch(seen)
 
-    def fetch() -> Image:
+    def fetch(progress: Progress) -> Image:
         found, source = ask(wanted, upstream, settings, progress)
         check_policy(reference, found, source, settings)
         if upstream.problem is not None:
@@ -90,9 +92,9 @@ def pull_image(wanted: Wanted, settings: Settings, progress: Progress = SILENT) 
             progress.warning(error.message)
         return image
 
-    def find_out() -> Image:
+    def find_out(tell: Tell) -> Image:
         """What may be private is first asked for under a lock of the user's own; what is public then by one for all."""
-        return alone(shared, work) if is_public(reference, upstream, settings) else work()
+        return alone(shared, work) if is_public(reference, upstream, settings) else work(tell)
 
     def waiting(holder: str) -> None:
         progress.info(f"Waiting for {holder}, who pulls {uri}")
@@ -218,10 +220,15 @@ def _publish(
     def cached() -> Image | None:
         return open_cached(caches, origin, uri)
 
-    def convert() -> Image:
-        return _convert(wanted, found, source, settings, progress)
+    def convert(tell: Tell) -> Image:
+        return _convert(wanted, found, source, settings, Telling(progress, tell))
 
-    return single_flight(found.tier, origin.key, cached, convert, wait=settings.lock_wait, on_wait=waiting)
+    return single_flight(found.tier, origin.key, cached, convert, locking_of(settings), on_wait=waiting)
+
+
+def locking_of(settings: Settings) -> Locking:
+    """How the settings want locks to be."""
+    return Locking(settings.lock, settings.lock_wait, settings.lease, settings.heartbeat)
 
 
 def _convert(wanted: Wanted, found: Found, upstream: Upstream, settings: Settings, progress: Progress) -> Image:

@@ -124,6 +124,13 @@ KEYS: Mapping[str, Key] = {
     "offline": Key(_flag, (), "open no connection: use what the caches have, whatever its age"),
     "frozen": Key(_flag, (), "take only images whose digest is given, or stands in hpcc.lock"),
     "ttl": Key(_seconds, (), "seconds for which a tag is believed without asking the registry"),
+    "lock": Key(
+        _choice("auto", "flock", "lease"),
+        (),
+        "how processes find out that somebody else works: flock, lease, or auto, by the filesystem",
+    ),
+    "lease": Key(_seconds, (), "seconds after which a lease that nobody renews is taken over"),
+    "heartbeat": Key(_seconds, (), "seconds between two renewals of a lease"),
     "lock_wait": Key(_seconds, (), "seconds to wait for somebody else's pull"),
     "keep_blobs": Key(_flag, (), "keep layers as the registry sent them"),
     "keep_packs": Key(_flag, (), "keep converted layers, so that the next image that shares them is quick"),
@@ -166,6 +173,9 @@ class Settings:
     offline: bool
     frozen: bool
     ttl: float
+    lock: str
+    lease: float
+    heartbeat: float
     lock_wait: float
     keep_blobs: bool
     keep_packs: bool
@@ -257,6 +267,9 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "offline": False,
         "frozen": False,
         "ttl": 3600.0,
+        "lock": "auto",
+        "lease": 60.0,
+        "heartbeat": 15.0,
         "lock_wait": 3600.0,
         "keep_blobs": keep,
         "keep_packs": keep,

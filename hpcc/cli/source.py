@@ -12,6 +12,7 @@ SOURCE_OPTIONS = (
     Option(("--pull",), "when to look a tag up again: missing, newer (default), always, never", "WHEN"),
     Option(("--offline",), "open no connection: only what the cache has, whatever its age"),
     Option(("--frozen",), "only images whose digest is given, or stands in hpcc.lock"),
+    Option(("--lock-wait",), "how long to wait for somebody else's pull", "SECONDS"),
     Option(("--docker-login",), "ask for a registry account, for this command alone"),
     Option(("--no-https", "--nohttps"), "talk plain http to the registry"),
 )
@@ -28,6 +29,11 @@ def source_settings(arguments: Arguments, uri: str) -> Settings:
                 f"--pull {arguments.pull!r}: there is no such way", hint="One of missing, newer, always, never."
             )
         chosen["pull"] = arguments.pull
+    if arguments.lock_wait is not None:
+        try:
+            chosen["lock_wait"] = max(0.0, float(arguments.lock_wait))
+        except ValueError:
+            raise UsageError(f"--lock-wait {arguments.lock_wait!r} is no number of seconds") from None
     settings = settings.replace(**chosen) if chosen else settings
     if arguments.docker_login and uri.startswith("docker://"):
         from hpcc.sitepath import load_site_packages

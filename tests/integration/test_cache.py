@@ -18,9 +18,10 @@ import pytest
 from hpcc.cache import temporary
 from hpcc.cache.blobs import read_blob
 from hpcc.cache.contents import contents, remove
-from hpcc.cache.flight import single_flight
+from hpcc.cache.flight import Tell, single_flight
 from hpcc.cache.index import add_to_index, remove_missing
 from hpcc.cache.layout import Cache, own_slot
+from hpcc.cache.locking import Locking
 from hpcc.cache.refs import Ref, read_ref, write_ref
 from hpcc.cache.trust import NOBODY
 from hpcc.errors import CacheError, LockTimeout
@@ -431,7 +432,8 @@ def test_one_works_and_the_others_look(cache: Cache) -> None:
     told: list[str] = []
     results: list[str] = []
 
-    def work() -> str:
+    def work(tell: Tell) -> str:
+        tell("half")
         time.sleep(0.3)
         put(cache, cache.sif(KEY), b"result")
         done.append("work")
@@ -441,7 +443,7 @@ def test_one_works_and_the_others_look(cache: Cache) -> None:
         return "found" if os.path.exists(cache.sif(KEY)) else None
 
     def fly() -> None:
-        results.append(single_flight(cache, KEY, look, work, wait=10, on_wait=told.append))
+        results.append(single_flight(cache, KEY, look, work, Locking(wait=10), on_wait=told.append))
 
     threads = [threading.Thread(target=fly) for _ in range(5)]
     for thread in threads:
@@ -455,19 +457,22 @@ def test_one_works_and_the_others_look(cache: Cache) -> None:
 def test_next_in_line_takes_over_after_a_failure(cache: Cache) -> None:
     order: list[str] = []
 
-    def fail() -> str:
+    def fail(tell: Tell) -> str:
         order.append("fails")
         time.sleep(0.2)
         raise ValueError("broken")
 
     def run() -> None:
         with pytest.raises(ValueError, match="broken"):
-            single_flight(cache, KEY, lambda: None, fail, wait=10)
+            single_flight(cache, KEY, lambda: None, fail, Locking(wait=10))
 
     thread = threading.Thread(target=run)
     thread.start()
     time.sleep(0.05)
-    assert single_flight(cache, KEY, lambda: None, lambda: order.append("works") or "done", wait=10) == "done"
+    assert (
+        single_flight(cache, KEY, lambda: None, lambda tell: order.append("works") or "done", Locking(wait=10))
+        == "done"
+    )
     thread.join()
     assert order == ["fails", "works"]
 
@@ -475,20 +480,20 @@ def test_next_in_line_takes_over_after_a_failure(cache: Cache) -> None:
 def test_wait_that_runs_out(cache: Cache) -> None:
     held, over = threading.Event(), threading.Event()
 
-    def hold() -> str:
+    def hold(tell: Tell) -> str:
         held.set()
         over.wait(10)
         return "x"
 
-    thread = threading.Thread(target=lambda: single_flight(cache, KEY, lambda: None, hold, wait=1))
+    thread = threading.Thread(target=lambda: single_flight(cache, KEY, lambda: None, hold, Locking(wait=1)))
     thread.start()
     held.wait(5)
     try:
         with pytest.raises(LockTimeout) as caught:
-            single_flight(cache, KEY, lambda: None, lambda: "never", wait=0.2)
+            single_flight(cache, KEY, lambda: None, lambda tell: "never", Locking(wait=0.2))
         assert caught.value.exit_code == 75 and "HPCC_LOCK_WAIT" in caught.value.hint
         assert f"process {os.getpid()}" in caught.value.message
-        assert single_flight(cache, "another name", lambda: None, lambda: "free", wait=0) == "free"
+        assert single_flight(cache, "another name", lambda: None, lambda tell: "free", Locking(wait=0)) == "free"
     finally:
         over.set()
         thread.join()
@@ -497,8 +502,9 @@ def test_wait_that_runs_out(cache: Cache) -> None:
 def test_killed_holder_loses_its_lock(cache: Cache) -> None:
     script = (
         "import sys, time; from hpcc.cache.flight import single_flight; from hpcc.cache.layout import Cache\n"
-        "def work(): print('held', flush=True); time.sleep(60)\n"
-        "single_flight(Cache(sys.argv[1]), 'n', lambda: None, work, wait=1)"
+        "from hpcc.cache.locking import Locking\n"
+        "def work(tell): print('held', flush=True); time.sleep(60)\n"
+        "single_flight(Cache(sys.argv[1]), 'n', lambda: None, work, Locking(wait=1))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, cache.root], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -506,15 +512,16 @@ def test_killed_holder_loses_its_lock(cache: Cache) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert single_flight(cache, "n", lambda: None, lambda: "mine", wait=5) == "mine"
+    assert single_flight(cache, "n", lambda: None, lambda tell: "mine", Locking(wait=5)) == "mine"
 
 
 @pytest.mark.root
 def test_cache_without_locks_still_works(group_cache: Path, plain_user: Person) -> None:
     (group_cache / "locks").mkdir(mode=0o700)  # the user can make none
-    assert call_as(
-        plain_user, lambda: single_flight(Cache(str(group_cache)), "n", lambda: None, lambda: "done", wait=0)
-    ) == "done"  # fmt: skip
+    cache = Cache(str(group_cache))
+    for kind in ("flock", "lease", "auto"):
+        locking = Locking(kind, wait=0)
+        assert call_as(plain_user, lambda: single_flight(cache, "n", lambda: None, lambda _: "done", locking)) == "done"  # noqa: B023
 
 
 @pytest.mark.root
@@ -524,12 +531,12 @@ def test_a_members_trap_in_locks_harms_nobody(group_cache: Path, plain_user: Per
     precious = tmp_path / "precious"
     precious.write_text("mine")
     cache = Cache(str(group_cache))
-    single_flight(cache, "n", lambda: None, lambda: "x", wait=0)
+    single_flight(cache, "n", lambda: None, lambda tell: "x", Locking(wait=0))
     (note,) = (group_cache / "locks").glob("*.who")
     note.unlink()
     {"symlink": lambda: os.symlink(precious, note), "hardlink": lambda: os.link(precious, note),
      "fifo": lambda: os.mkfifo(note)}[kind]()  # fmt: skip
-    assert single_flight(cache, "n", lambda: None, lambda: "x", wait=0) == "x"
+    assert single_flight(cache, "n", lambda: None, lambda tell: "x", Locking(wait=0)) == "x"
     assert precious.read_text() == "mine"
     assert note.is_file() and "process" in note.read_text()
 
