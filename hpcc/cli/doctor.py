@@ -9,12 +9,19 @@ from hpcc.runtime.enter import node_directory
 from hpcc.runtime.host import Host, find_programs, probe
 from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung
 from hpcc.settings import Settings
+from hpcc.sitepath import load_site_packages
 
 COMMAND = Command(
-    "doctor [--json]",
-    "Try what hpcc needs on this host, and say what it will use. Exit status 1 when containers cannot run.",
-    (Option(("-j", "--json"), "as JSON"),),
-    "hpcc doctor",
+    "doctor [--json] [--cache [--with COMMAND]]",
+    "Try what hpcc needs on this host, and say what it will use. Exit status 1 when containers cannot run, or when the "
+    "cache cannot be where it is.",
+    (
+        Option(("-j", "--json"), "as JSON"),
+        Option(("--cache",), "try the filesystem of the cache instead: rename, link, fsync, locks"),
+        Option(("--with",), "with --cache: from another node too; a command that runs one there", "COMMAND"),
+        Option(("--answer",), "with --cache: be the other node, for the cache DIR (--with runs this)", "DIR"),
+    ),
+    "hpcc doctor\nhpcc doctor --cache --with 'ssh n2'",
 )
 
 _FACTS = {
@@ -32,6 +39,11 @@ _FACTS = {
 
 def main(name: str, argv: list[str]) -> int:
     arguments = parse(COMMAND, argv)
+    if arguments.cache or arguments.answer or arguments.options["with"]:
+        load_site_packages()
+        from hpcc.cli.doctor_cache import report
+
+        return report(arguments)
     settings = Settings.from_environ()
     node_directory(settings, "stage")
     host = probe(*find_programs(settings), settings.node_dir)
