@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 
 SHARED = stat.S_ISVTX | stat.S_IWGRP
+COPY = 1 << 20
 MAX_WRITERS = 10_000  # files in a directory that are looked at
 USE_INTERVAL = 3600.0  # seconds between two touches of a use
 
@@ -139,7 +140,11 @@ class Cache:
 
         path = os.path.join(self.make_directory("tmp"), new_name())
         with explained(path):
-            file = open(path, "x+b", opener=lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600))
+            try:
+                file = open(path, "x+b", opener=open_private)
+            except FileNotFoundError:  # the directory was purged in this moment
+                self.make_directory("tmp")
+                file = open(path, "x+b", opener=open_private)
         try:
             with file, explained(path):
                 yield file
@@ -153,26 +158,55 @@ class Cache:
         """Give a temporary of `temporary` its name. Atomic. Returns the name that it got.
 
         An object that is there already and trusted stays, except one's own, which is replaced. A name that is
-        taken by somebody who is not trusted, or with `beside`: a slot of one's own beside it.
+        taken by somebody who is not trusted, or with `beside`: a slot of one's own beside it. A temporary, or a
+        directory, that somebody removed meanwhile, as scratch filesystems are purged, is made again.
         """
         with explained(path):
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
-            directory = os.path.dirname(path)
-            self.make_directory(os.path.relpath(directory, self.root))
-            try:
-                os.rename(file.name, own_slot(path) if beside else path)
-            except OSError as error:
-                if beside or error.errno not in _TAKEN or not os.path.lexists(path):
-                    raise
-                if self.policy.trusts(os.lstat(path)):
-                    return path
-                beside = True
-                os.rename(file.name, own_slot(path))
-            path = own_slot(path) if beside else path
+            source = file.name
+            for last in (False, False, True):
+                try:
+                    return self._rename(source, path, beside=beside)
+                except FileNotFoundError:
+                    if last:
+                        raise
+                    source = self._copy_again(file.fileno(), mode)
+            raise AssertionError
+
+    def _rename(self, source: str, path: str, *, beside: bool) -> str:
+        directory = os.path.dirname(path)
+        self.make_directory(os.path.relpath(directory, self.root))
+        try:
+            os.rename(source, own_slot(path) if beside else path)
+        except OSError as error:
+            if beside or error.errno not in _TAKEN or not os.path.lexists(path):
+                raise
+            if self.policy.trusts(os.lstat(path)):
+                return path
+            beside = True
+            os.rename(source, own_slot(path))
+        try:
             sync_directory(directory)
-            return path
+        except FileNotFoundError:
+            pass  # gone again: a miss for the next one
+        return own_slot(path) if beside else path
+
+    def _copy_again(self, fd: int, mode: int) -> str:
+        """A new temporary with the bytes of a file that has no name any more."""
+        from hpcc.cache.temporary import new_name
+
+        path = os.path.join(self.make_directory("tmp"), new_name())
+        with open(path, "xb", opener=open_private) as copy:
+            offset = 0
+            while data := os.pread(fd, COPY, offset):
+                copy.write(data)
+                offset += len(data)
+            copy.flush()
+            os.fchmod(copy.fileno(), mode)
+            os.fsync(copy.fileno())
+        return path
 
     def write(self, path: str, data: bytes, *, mode: int = 0o444, beside: bool = False) -> None:
         """Publish `data` under `path`, as `publish` does. Atomic, idempotent."""
@@ -195,6 +229,11 @@ class Cache:
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
             except (OSError, CacheError):
                 pass  # a read-only cache
+
+
+def open_private(path: str, flags: int) -> int:
+    """An opener (see open()) of files for oneself alone, through no link."""
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def own_slot(path: str) -> str:

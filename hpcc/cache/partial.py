@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from hpcc.cache.layout import Cache, explained
+from hpcc.cache.layout import Cache, explained, open_private
 from hpcc.cache.temporary import MARK, PARTIAL_SIZE, is_abandoned, new_name
 from hpcc.errors import CacheError
 from hpcc.oci.digest import Digest
@@ -41,7 +41,12 @@ def partial(cache: Cache, digest: Digest, size: int) -> Iterator[Partial]:
     path = os.path.join(directory, stem + new_name())
     with explained(path):
         have = _take_over(cache, directory, stem, path, size)
-        file = open(path, "r+b" if have else "x+b", opener=_open)
+        try:
+            file = open(path, "r+b" if have else "x+b", opener=open_private)
+        except FileNotFoundError:  # purged in this moment
+            have = 0
+            cache.make_directory("tmp")
+            file = open(path, "x+b", opener=open_private)
     most = size - 1
     try:
         with file, explained(path):
@@ -54,10 +59,6 @@ def partial(cache: Cache, digest: Digest, size: int) -> Iterator[Partial]:
         raise
     finally:
         _leave(path, os.path.join(directory, f"{stem}left-{secrets.token_hex(6)}"), most)
-
-
-def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 
 def _leave(path: str, left: str, most: int) -> None:
@@ -118,7 +119,7 @@ def _copy(cache: Cache, old: str, path: str, size: int) -> int:
     with open(fd, "rb") as source:
         if not cache.policy.trusts(os.fstat(fd)):
             raise FileNotFoundError(old)
-        with open(path, "xb", opener=_open) as target:
+        with open(path, "xb", opener=open_private) as target:
             while copied < size and (data := source.read(min(COPY, size - copied))):
                 target.write(data)
                 copied += len(data)
