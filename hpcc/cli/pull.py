@@ -43,6 +43,7 @@ def main(name: str, argv: list[str]) -> int:
     from hpcc.lookup import Wanted, find_cached
     from hpcc.oci.reference import Reference
     from hpcc.pulling import pull_image
+    from hpcc.throwaway import cache_for
 
     file_name = Reference.parse(uri).file_name
     target = out[0] if out else arguments.name or (file_name.removesuffix(".sif") if as_layout else file_name)
@@ -53,16 +54,17 @@ def main(name: str, argv: list[str]) -> int:
         raise CacheError(f"{os.path.dirname(target)} is no directory", hint="Make it first.")
     settings = source_settings(arguments, uri)
     progress = terminal(arguments)
-    wanted = Wanted.parse(uri, settings, arch=chosen_platform(arguments), progress=progress)
-    if as_layout:
-        from hpcc.layout import write_layout
+    with cache_for(settings) as effective:
+        wanted = Wanted.parse(uri, effective, arch=chosen_platform(arguments), progress=progress)
+        if as_layout:
+            from hpcc.layout import write_layout
 
-        write_layout(wanted, settings, target, progress, replace=arguments.force)
-        return 0
-    image = find_cached(wanted, settings)
-    if image is not None:
-        progress.info("Using cached SIF image")
-    else:
-        image = pull_image(wanted, settings, progress)
-    copy_image(image, target, replace=arguments.force)
+            write_layout(wanted, effective, target, progress, replace=arguments.force)
+            return 0
+        image = find_cached(wanted, effective)
+        if image is not None:
+            progress.info("Using cached SIF image")
+        else:
+            image = pull_image(wanted, effective, progress)
+        copy_image(image, target, replace=arguments.force)
     return 0

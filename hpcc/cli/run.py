@@ -8,6 +8,7 @@ from hpcc.image import note_use, open_image
 from hpcc.runtime.enter import caller, start
 from hpcc.runtime.plan import describe, plan_container
 from hpcc.runtime.spec import Options, container_spec
+from hpcc.throwaway import cache_for
 
 _OPTIONS = (
     Option(("-B", "--bind"), "bind a host path into the container; several by commas", "SRC[:DEST[:ro]]", many=True),
@@ -62,7 +63,8 @@ def main(name: str, argv: list[str]) -> int:
     if name == "exec" and not rest:
         raise usage_error(command, f"no command is given to execute in {uri}")
     settings = source_settings(arguments, uri)
-    image = open_image(uri, settings, arch=chosen_platform(arguments), progress=terminal(arguments))
+    with cache_for(settings) as effective:
+        image = open_image(uri, effective, arch=chosen_platform(arguments), progress=terminal(arguments))
     user = caller(settings)
     container = container_spec(
         image.name, image.path, image.config, _options(arguments), name, tuple(rest), user, settings.bind_paths
@@ -73,7 +75,8 @@ def main(name: str, argv: list[str]) -> int:
         for op in ops:
             print(describe(op))
         return 0
-    note_use(image)
+    if not settings.disable_cache:
+        note_use(image)
     return start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold)
 
 

@@ -11,6 +11,7 @@ SOURCE_OPTIONS = (
     Option(("--platform",), "the image for this platform", "OS/ARCH[/VARIANT]"),
     Option(("--pull",), "when to look a tag up again: missing, newer (default), always, never", "WHEN"),
     Option(("--offline",), "open no connection: only what the cache has, whatever its age"),
+    Option(("--disable-cache",), "pull the image for this command alone, and keep nothing"),
     Option(("--frozen",), "only images whose digest is given, or stands in hpcc.lock"),
     Option(("--lock-wait",), "how long to wait for somebody else's pull", "SECONDS"),
     Option(("--docker-login",), "ask for a registry account, for this command alone"),
@@ -21,7 +22,12 @@ SOURCE_OPTIONS = (
 def source_settings(arguments: Arguments, uri: str) -> Settings:
     """The settings, with what the command line sets. UsageError, SettingsError. May ask for a login at the terminal."""
     settings = Settings.from_environ()
-    flags = {"nohttps": arguments.no_https, "offline": arguments.offline, "frozen": arguments.frozen}
+    flags = {
+        "nohttps": arguments.no_https,
+        "offline": arguments.offline,
+        "frozen": arguments.frozen,
+        "disable_cache": arguments.disable_cache,
+    }
     chosen: dict[str, object] = {name: True for name, given in flags.items() if given}
     if arguments.pull is not None:
         if arguments.pull not in ("missing", "newer", "always", "never"):

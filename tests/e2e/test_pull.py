@@ -468,3 +468,28 @@ def test_cache_of_somebody_else_without_a_right_to_write(hpcc: Puller, open_dir:
     done = hpcc("pull", hpcc.uri, env={"HPCC_CACHE_DIR": str(cache)})
     check_failure(done, 255, "closed")
     os.chmod(cache, 0o700)
+
+
+# -- without a cache -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "way", [["--disable-cache"], {"HPCC_DISABLE_CACHE": "1"}, {"SINGULARITY_DISABLE_CACHE": "true"}], ids=str
+)
+def test_without_a_cache(hpcc: Puller, way: list[str] | dict[str, str]) -> None:
+    """docker:// runs all the same, from a temporary that is removed; what others cached is not used, nor touched."""
+    flags, env = (way, {}) if isinstance(way, list) else ([], way)
+    temporary = hpcc.path("temporary")
+    temporary.mkdir()
+    hpcc.person.at(temporary) if os.geteuid() == 0 else None
+    env = {**env, "TMPDIR": str(temporary)}
+    for _ in range(2):
+        done = hpcc("exec", *flags, hpcc.uri, "cat", "/etc/greeting", env=env)
+        assert (done.returncode, done.stdout) == (0, "hello from the image\n"), done.stderr
+        assert list(temporary.iterdir()) == [] and not hpcc.cache.exists()
+    assert hpcc("pull", *flags, "one.sif", hpcc.uri, env=env).returncode == 0
+    assert hpcc("pull", "two.sif", hpcc.uri).returncode == 0
+    assert hpcc.path("one.sif").read_bytes() == hpcc.path("two.sif").read_bytes()
+    assert list(temporary.iterdir()) == []
+    assert hpcc("exec", *flags, hpcc.uri + "0", "true", env=env).returncode == 255
+    assert list(temporary.iterdir()) == []
