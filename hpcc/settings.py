@@ -64,6 +64,13 @@ def _seconds(value: Any) -> float:
     return number
 
 
+def _days(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not 0 <= number < 1e5:
+        raise ValueError("days, 0 or more")
+    return number
+
+
 def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -132,8 +139,17 @@ KEYS: Mapping[str, Key] = {
     "lease": Key(_seconds, (), "seconds after which a lease that nobody renews is taken over"),
     "heartbeat": Key(_seconds, (), "seconds between two renewals of a lease"),
     "lock_wait": Key(_seconds, (), "seconds to wait for somebody else's pull"),
+    "disable_cache": Key(
+        _flag,
+        ("APPTAINER_DISABLE_CACHE", "SINGULARITY_DISABLE_CACHE"),
+        "pull images for one command, and keep nothing",
+    ),
     "keep_blobs": Key(_flag, (), "keep layers as the registry sent them"),
     "keep_packs": Key(_flag, (), "keep converted layers, so that the next image that shares them is quick"),
+    "gc_days": Key(_days, (), "hpcc cache gc removes images that were not used for so many days; 0: none"),
+    "gc_size": Key(_size, (), "hpcc cache gc brings the cache down to this, such as 500GB; 0: any size"),
+    "gc_grace": Key(_days, (), "days for which hpcc cache gc spares what was used, and keeps what it took away"),
+    "scratch_dirs": Key(_texts, (), "variables that name roomier places than the home directory, by commas"),
     "bind_paths": Key(
         _texts, ("APPTAINER_BIND", "SINGULARITY_BIND"), "host paths bound into each container, by commas"
     ),
@@ -177,8 +193,13 @@ class Settings:
     lease: float
     heartbeat: float
     lock_wait: float
+    disable_cache: bool
     keep_blobs: bool
     keep_packs: bool
+    gc_days: float
+    gc_size: int
+    gc_grace: float
+    scratch_dirs: tuple[str, ...]
     bind_paths: tuple[str, ...]
     hold_idle: float
     rootfs: str
@@ -271,8 +292,13 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "lease": 60.0,
         "heartbeat": 15.0,
         "lock_wait": 3600.0,
+        "disable_cache": False,
         "keep_blobs": keep,
         "keep_packs": keep,
+        "gc_days": 0.0,
+        "gc_size": 0,
+        "gc_grace": 8.0,  # above the longest walltime of most sites
+        "scratch_dirs": ("SCRATCH", "WORK"),
         "bind_paths": (),
         "hold_idle": 20.0,
         "rootfs": "auto",

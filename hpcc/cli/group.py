@@ -23,7 +23,7 @@ def dispatch(name: str, argv: list[str], about: str, table: Mapping[str, Subcomm
     words = [word for word in argv if not word.startswith("-")]
     if not words or words[0] not in table:
         if {"-h", "--help"} & set(argv):
-            print(f"Usage: hpcc {name} {{{','.join(table)}}} [OPTIONS]\n\n{about}\n")
+            print(f"Usage: hpcc {name} SUBCOMMAND [OPTIONS]\n\n{about}\n")
             for word, subcommand in table.items():
                 print(f"  {word:<8} {subcommand.summary}")
             print(f"\n`hpcc {name} SUBCOMMAND --help` tells more. Example:\n  {example}")
