@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # for `tests.support`, whichever way pytest was started
 
-from tests.support import installation, peers, people  # noqa: E402
+from tests.support import installation, peers, people, sharedfs, slurm  # noqa: E402
 from tests.support.docker_registry import DockerRegistry  # noqa: E402
 from tests.support.people import Person  # noqa: E402
 
@@ -174,3 +174,39 @@ def docker_registry(tmp_path: Path) -> Iterator[DockerRegistry]:
     directory.mkdir()
     with DockerRegistry(directory, str(program or "docker-registry")) as registry:
         yield registry
+
+
+# -- a cluster ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def shared_fs() -> Iterator[sharedfs.SharedFs]:
+    """A distributed filesystem with two nodes; tests make directories with new names in it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    if not os.access("/dev/fuse", os.W_OK):
+        pytest.skip("no /dev/fuse: run tests/support/install.sh as root")
+    with sharedfs.SharedFs() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shim(_open_base: Path) -> Callable[[str], Path]:
+    """`shim("flock-noop")` is a library for LD_PRELOAD, which every user can read: see tests.support.sharedfs."""
+    return lambda name: sharedfs.compile_shim(name, _open_base)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[slurm.SlurmCluster]:
+    """Slurm with the nodes n1 to n3, for the session."""
+    if reason := slurm.missing():
+        pytest.skip(reason)
+    with slurm.SlurmCluster() as running:
+        yield running
+
+
+@pytest.fixture(name="slurm")
+def _slurm(slurm_cluster: slurm.SlurmCluster) -> Iterator[slurm.SlurmCluster]:
+    """The session's cluster, without jobs of other tests."""
+    yield slurm_cluster
+    slurm_cluster.cancel_all()

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterable
 
+from hpcc.cache import walk
 from hpcc.cache.index import remove_missing
 from hpcc.cache.layout import Cache
 from hpcc.errors import CacheError
 from hpcc.records import NamedTuple
 
 KINDS = ("sif", "blob", "pack")
-_PLACES = {"sif": "sif-v1", "blob": "oci/blobs", "pack": "packs-v1"}
+_PLACES = {"sif": ("sif-v1", 0), "blob": ("oci/blobs", 1), "pack": ("packs-v1", 0)}
 
 
 class Item(NamedTuple):
@@ -23,20 +24,41 @@ class Item(NamedTuple):
     used: float
     owner: int
 
+    @property
+    def key(self) -> str:
+        """Of a SIF: what it is named by, without the number that one beside an occupied name has."""
+        return self.name.partition(".")[0]
+
 
 def contents(cache: Cache) -> list[Item]:
     """All objects of a cache, oldest use first. What vanishes meanwhile is left out."""
     found = []
-    for kind in KINDS:
-        for path in _files(cache.path(_PLACES[kind])):
-            try:
-                status = os.lstat(path)
-            except OSError:
-                continue
+    for kind, (place, depth) in _PLACES.items():
+        for path, status in walk.files(cache, place, depth):
             name = os.path.basename(path).removesuffix(".sif")
-            used = max(status.st_mtime, _last_use(cache, name)) if kind == "sif" else status.st_mtime
-            found.append(Item(kind, name, path, status.st_size, status.st_mtime, used, status.st_uid))
+            item = Item(kind, name, cache.path(path), status.st_size, status.st_mtime, status.st_mtime, status.st_uid)
+            if kind == "sif":
+                item = item._replace(used=max(item.made, last_use(cache, item.key)))
+            found.append(item)
     return sorted(found, key=lambda item: (item.used, item.name))
+
+
+def last_use(cache: Cache, key: str) -> float:
+    """When a run last started from the SIF `key`, by whomever; 0 where nobody says."""
+    return max((entry.status.st_mtime for entry in walk.records(cache, f"uses/{key}")), default=0.0)
+
+
+def owner_of(cache: Cache) -> int | None:
+    """Whose directory the cache is; None where there is none yet."""
+    try:
+        return os.stat(cache.root).st_uid
+    except OSError:
+        return None
+
+
+def is_in_charge(cache: Cache) -> bool:
+    """Whether this user may remove what others made: root, and the owner of the cache's directory."""
+    return os.geteuid() in (0, owner_of(cache))
 
 
 def remove(cache: Cache, items: Iterable[Item]) -> tuple[int, int]:
@@ -47,7 +69,7 @@ def remove(cache: Cache, items: Iterable[Item]) -> tuple[int, int]:
     count = size = 0
     for item in items:
         try:
-            os.unlink(item.path)
+            walk.unlink(cache, os.path.relpath(item.path, cache.root))
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -55,18 +77,3 @@ def remove(cache: Cache, items: Iterable[Item]) -> tuple[int, int]:
         count, size = count + 1, size + item.size
     remove_missing(cache)
     return count, size
-
-
-def _files(top: str) -> list[str]:
-    found = []
-    for directory, _, names in os.walk(top):
-        found += [os.path.join(directory, name) for name in names]
-    return found
-
-
-def _last_use(cache: Cache, key: str) -> float:
-    directory = cache.path("uses", key)
-    try:
-        return max((entry.stat().st_mtime for entry in os.scandir(directory)), default=0.0)
-    except OSError:
-        return 0.0

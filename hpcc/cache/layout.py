@@ -215,13 +215,20 @@ class Cache:
             self.publish(file, path, mode=mode, beside=beside)
 
     def touch_use(self, key: str) -> None:
-        """Note that a run of the SIF `key` starts: what garbage collection goes by. Never fails a run."""
+        """Note that a run of the SIF `key` starts: what garbage collection goes by. Never fails a run.
+
+        Once an hour at most, and then the file grows by a byte, so that its size counts the hours with runs (stats.py).
+        """
         import time
 
         path = self.path("uses", key, str(os.getuid()))
         try:
             if time.time() - os.stat(path).st_mtime < USE_INTERVAL:
                 return
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            if os.fstat(fd).st_nlink == 1:  # not a link of somebody else's to a file of ours
+                os.write(fd, b".")
+            os.close(fd)
             os.utime(path, follow_symlinks=False)
         except OSError:
             try:

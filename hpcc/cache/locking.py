@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
-from filelock import FileLock, SoftFileLease, Timeout
+from filelock import FileLock, Timeout
 
 from hpcc.cache.filesystem import is_local
 from hpcc.cache.layout import Cache
+from hpcc.cache.lease import Lease
 from hpcc.errors import CacheError
 from hpcc.records import NamedTuple
 
@@ -56,15 +57,13 @@ class Lock:
     def __init__(self, cache: Cache, name: str, locking: Locking) -> None:
         path = lock_path(cache, name)
         self._cache = cache
-        self._locks: list[FileLock | SoftFileLease] = []
+        self._locks: list[FileLock | Lease] = []
         if uses_flock(cache, locking.kind):
-            self._locks.append(FileLock(path, mode=MODE, timeout=0))
+            self._locks.append(FileLock(path, mode=MODE, timeout=0, fallback_to_soft=False))
         if not self._locks or locking.kind == "auto":
             lease = f"{path}.lease{locking.lease:g}"  # of others with another time none can be judged
             beat = min(locking.heartbeat, locking.lease / 2)
-            self._locks.append(
-                SoftFileLease(lease, mode=MODE, timeout=0, lease_duration=locking.lease, heartbeat_interval=beat)
-            )
+            self._locks.append(Lease(lease, locking.lease, beat, MODE))
 
     @contextmanager
     def hold(self) -> Iterator[bool]:
@@ -74,12 +73,14 @@ class Lock:
         for lock in self._locks:
             try:
                 self._cache.make_directory("locks")
-                lock.acquire()
+                free = lock.acquire() is not False
             except Timeout:
-                yield False
-                return
+                free = False
             except _BROKEN:
                 continue
+            if not free:
+                yield False
+                return
             try:
                 yield True
             finally:

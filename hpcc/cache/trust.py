@@ -38,10 +38,11 @@ class Policy:
         """Whether an object with this fstat may be used. An object that others may write never is."""
         if not stat.S_ISREG(status.st_mode) or status.st_mode & 0o022 or status.st_uid == NOBODY:
             return False
-        return status.st_uid in self._uids or self._is_named(status.st_uid)
+        return status.st_uid in self._uids or self.names_user(status.st_uid)
 
-    def _is_named(self, uid: int) -> bool:
-        users, groups = self._names()
+    def names_user(self, uid: int) -> bool:
+        """Whether the settings or the cache's policy name this user, or a group of theirs."""
+        users, groups = self.names()
         if not users and not groups:
             return False
         import grp
@@ -62,7 +63,8 @@ class Policy:
                 return True
         return False
 
-    def _names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The users and the groups that the settings and the cache's policy name. CacheError for a broken policy."""
         users, groups = self._users, self._groups
         path = os.path.join(self._root, "policy.toml")
         try:

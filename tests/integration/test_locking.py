@@ -158,7 +158,7 @@ def test_a_warm_run_takes_no_lock(fake, hpcc_env: Path, monkeypatch: pytest.Monk
         raise AssertionError("a lock was taken")
 
     monkeypatch.setattr("hpcc.cache.locking.FileLock", refuse)
-    monkeypatch.setattr("hpcc.cache.locking.SoftFileLease", refuse)
+    monkeypatch.setattr("hpcc.cache.locking.Lease", refuse)
     assert pull(registry, hpcc_env, told=Told())
 
 

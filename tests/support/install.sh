@@ -16,9 +16,20 @@ needed=(
   docker-registry   # a real registry
   fuse-overlayfs    # writable layers with squashed owners
   fuse3             # fusermount3, which only other people's tools need
+  gcc               # libraries that make file locks misbehave; with libc6-dev
+  iproute2          # ip: an address in a network namespace of a test's own
+  libc6-dev         # headers for the above
+  libpmix-dev       # libpmix.so, which Slurm's PMIx plugin opens by that name; without it a step with PMIx hangs
+  moosefs-chunkserver  # a distributed filesystem, mounted twice: two nodes that share a cache
+  moosefs-client    # its mounts
+  moosefs-master    # its metadata
+  munge             # who speaks to Slurm
   procps            # ps: what is left running after a run
   qemu-user         # the converter's bytes on another CPU
   skopeo            # another client of registries: it must find ours and the real one alike
+  slurm-client      # sbatch, srun, scancel, squeue
+  slurmctld         # a real Slurm: its controller
+  slurmd            # its nodes
   squashfs-tools    # unsquashfs and mksquashfs: judges of our SquashFS
   squashfuse        # squashfuse_ll: root filesystems of users
   uidmap            # newuidmap, newgidmap
