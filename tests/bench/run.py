@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from tests.bench import cluster
 from tests.bench.asking import LAYOUT_TARGET, Sent, count_requests, show_requests, time_layouts
 from tests.support import installation, peers, people
 from tests.support.docker_registry import DockerRegistry
 from tests.support.people import Person
+from tests.support.sharedfs import SharedFs
 
 TARGETS = {
     "pull debian, cold: seconds": "apptainer / hpcc at least 8",
@@ -60,6 +62,8 @@ class Bench:
         self.digests: dict[str, set[str]] = {}
         self.layouts: dict[str, list[float]] = {}
         self.requests: list[Sent] = []
+        self.storm: cluster.Storm
+        self.waiter: float | None = None
 
     def here(self, label: str, argv: Sequence[object], times: int = 1, **env: str) -> list[Cost]:
         words = [sys.executable if os.geteuid() else "/usr/bin/python3", self.top / "measure.py", times, *argv]
@@ -202,6 +206,7 @@ def main(argv: Sequence[str]) -> int:
         shutil.rmtree(top, ignore_errors=True)
     show(found, lowest, bench.digests)
     show_requests(bench.requests)
+    cluster.show(bench.storm, bench.waiter)
     ours, its = (statistics.median(bench.layouts[who]) for who in ("hpcc", "skopeo"))
     image = "debian" if options.quick else "scipy"
     print(f"\npull --format oci of {image}, cold: hpcc {ours:.2f} s, skopeo {its:.2f} s, ratio {ours / its:.2f}")
@@ -212,6 +217,8 @@ def main(argv: Sequence[str]) -> int:
             "floors": lowest,
             "requests": [sent._asdict() for sent in bench.requests],
             "layouts": bench.layouts,
+            "storm": {**bench.storm._asdict(), "ratio": bench.storm.ratio},
+            "metadata operations of a waiter, a second": bench.waiter,
             "all": {label: [cost._asdict() for cost in costs] for label, costs in bench.costs.items()},
             "targets": TARGETS,
         }
@@ -239,6 +246,11 @@ def _measure(top: Path, *, quick: bool) -> tuple[list[Row], dict[str, float], Be
         layout_of = "bench/debian:12" if quick else "bench/scipy:1"
         bench.layouts = time_layouts(bench.user, bench.hpcc, registry, layout_of)
         bench.requests = count_requests(bench.user, bench.hpcc)
+        say("one cache, two nodes")
+        with SharedFs() as fs:
+            nodes = cluster.Nodes(fs, bench.user, bench.hpcc, registry, "bench/debian:12")
+            bench.storm = cluster.storm(nodes, registry)
+        bench.waiter = cluster.waiter_operations(bench.user, bench.hpcc, top)
         say("floors")
         lowest = floors(bench)
         if not quick:

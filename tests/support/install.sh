@@ -32,6 +32,7 @@ needed=(
   slurmd            # its nodes
   squashfs-tools    # unsquashfs and mksquashfs: judges of our SquashFS
   squashfuse        # squashfuse_ll: root filesystems of users
+  strace            # what a waiter asks of a filesystem
   uidmap            # newuidmap, newgidmap
   util-linux        # setpriv, unshare
 )
