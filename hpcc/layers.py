@@ -71,6 +71,7 @@ class Layer:
         self._cached: Iterator[bytes] | None = None
         self._download: GrowingFile | None = None
         self._given_up = False
+        self.size = layer.size
         self.pack = _open_pack(shop, self._pack_name)
         if self.pack is None:
             self._blob: Partial = shop.stack.enter_context(partial(shop.tier, layer.digest, layer.size))

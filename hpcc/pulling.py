@@ -13,6 +13,7 @@ from hpcc.cache.flight import Tell, single_flight
 from hpcc.cache.index import add_to_index
 from hpcc.cache.layout import Cache
 from hpcc.cache.locking import Locking
+from hpcc.cache.room import check_room
 from hpcc.cache.temporary import sweep
 from hpcc.convert import assemble
 from hpcc.errors import (
@@ -80,6 +81,8 @@ def pull_image(wanted: Wanted, settings: Settings, progress: Progress = SILENT) 
     def fetch(progress: Progress) -> Image:
         found, source = ask(wanted, upstream, settings, progress)
         check_policy(reference, found, source, settings)
+        if not settings.keep_blobs and settings.origins.get("keep_blobs") == "default":
+            progress.info("The cache lies in a small home directory, so no layers are kept: see `hpcc cache tiers`")
         if upstream.problem is not None:
             progress.warning(f"{upstream.problem.message}; asked without an account.")
         if found.config.architecture and found.config.platform not in match_order(platform):
@@ -246,6 +249,7 @@ def _convert(wanted: Wanted, found: Found, upstream: Upstream, settings: Setting
         waiting: list[Future[None]] = []
         try:
             missing = [layer for layer in layers.values() if layer.pack is None]
+            check_room(tier.root, sum(layer.size for layer in missing), sum(layer.size for layer in layers.values()))
             for layer in missing:
                 layer.begin(fetch)
             waiting += [converters.submit(layer.make, fetch, pool) for layer in missing]

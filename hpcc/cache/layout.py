@@ -272,6 +272,8 @@ _TAKEN = (errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENOTEMPTY)  # by somebo
 _HINTS = {
     errno.ENOSPC: "Free some space (`hpcc cache clean`), or name a roomier place in HPCC_CACHE_DIR.",
     errno.EDQUOT: "Your quota is used up: `hpcc cache clean`, or name another place in HPCC_CACHE_DIR.",
+    errno.EIO: "The disk or the file server has failed; ask your administrator, or name another place meanwhile.",
+    errno.ESTALE: "The file server has lost the directory; try again, or name another place in HPCC_CACHE_DIR.",
     errno.EROFS: "The cache is read-only here: name one that you can write to in HPCC_CACHE_DIR.",
     errno.EACCES: "You may not write there: name a cache of your own in HPCC_CACHE_DIR.",
     errno.EPERM: "You may not write there: name a cache of your own in HPCC_CACHE_DIR.",

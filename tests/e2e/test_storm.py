@@ -105,7 +105,29 @@ def test_killed_at_any_moment(hpcc: Puller, lock: str) -> None:
         assert it.read_bytes() == good, number
         it.unlink()
         check_cache(hpcc)
-    assert [path.name for path in hpcc.person.home.iterdir() if path.name.startswith(".it")][2 * KILLS :] == []
+    for path in hpcc.cache.rglob("*"):
+        os.utime(path, (1, 1), follow_symlinks=False)
+    for _ in range(2):
+        assert hpcc("cache", "gc", "--grace", "0").returncode == 0
+    assert list((hpcc.cache / "tmp").glob("*")) == list((hpcc.cache / "trash").glob("*")) == []
+    assert not [path for path in (hpcc.cache / "locks").iterdir() if path.suffix != ".who" and path.stat().st_size]
+
+
+def test_gc_killed_at_any_moment(hpcc: Puller) -> None:
+    """Whatever is gone by then, the next run has its image, and the next gc goes on."""
+    chance = random.Random(3)
+    for number in range(KILLS // 3):
+        assert hpcc("exec", hpcc.uri, "cat", "/etc/greeting").stdout == "hello from the image\n", number
+        run = start(hpcc, "cache", "gc", "--grace", "0", "--max-size", "1KB")
+        time.sleep(chance.random() * 0.3)
+        run.send_signal(signal.SIGKILL)
+        run.communicate(timeout=60)
+        check_cache(hpcc)
+        done = hpcc("exec", hpcc.uri, "cat", "/etc/greeting")
+        assert (done.returncode, done.stdout) == (0, "hello from the image\n"), done.stderr
+    for _ in range(2):
+        assert hpcc("cache", "gc", "--grace", "0", "--max-size", "1KB").returncode == 0
+    assert list((hpcc.cache / "trash").glob("*")) == []
 
 
 def test_things_vanish_under_running_commands(hpcc: Puller) -> None:
