@@ -89,6 +89,7 @@ def _take_over(cache: Cache, directory: str, stem: str, path: str, size: int) ->
             if ours and (name.startswith(stem + "left-") or is_abandoned(name.removeprefix(stem))):
                 os.rename(old, path)
                 if _is_same(os.lstat(path), status):
+                    os.chmod(path, 0o600)  # whoever died while he published it had made it read-only
                     os.utime(path, follow_symlinks=False)
                     return have
                 os.unlink(path)  # somebody put another file there meanwhile, perhaps a link to one of ours

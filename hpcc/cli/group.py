@@ -28,7 +28,7 @@ def dispatch(name: str, argv: list[str], about: str, table: Mapping[str, Subcomm
                 print(f"  {word:<8} {subcommand.summary}")
             print(f"\n`hpcc {name} SUBCOMMAND --help` tells more. Example:\n  {example}")
             return 0
-        wrong = f"there is no `hpcc {name} {words[0]}`" if words else f"{name} needs a subcommand"
+        wrong = f"{name} has no subcommand {words[0]!r}" if words else f"{name} needs a subcommand"
         raise UsageError(wrong, hint=f"One of: {', '.join(table)}. `hpcc {name} --help` tells more.")
     argv.remove(words[0])
     load_site_packages()

@@ -226,3 +226,13 @@ def test_a_file_that_was_cut_meanwhile(tmp_path: Path) -> None:
     path.write_bytes(b"short")
     with open(path, "r+b") as file, pytest.raises(OSError, match="cut short"):
         GrowingFile(file, Part(), 100).rehash(Verifier(NAME))
+
+
+def test_one_that_was_being_published(cache: Cache) -> None:
+    """Killed between chmod and rename: it is read-only, and goes on all the same."""
+    begin(cache, DATA[: 2 * PARTIAL_SIZE])
+    (left,) = names(cache)
+    os.chmod(cache.path("tmp", left), 0o444)
+    with partial(cache, NAME, len(DATA)) as found:
+        assert found.have == 2 * PARTIAL_SIZE
+        found.file.write(DATA[found.have :])

@@ -24,7 +24,7 @@ COMMAND = Command(
         Option(("-y", "--yes"), "replace the images in Snakemake's directory; else only say which"),
         Option(("--no-backup",), "do not keep them beside as .bak"),
     ),
-    "hpcc cache adopt\nhpcc cache adopt --snakemake-prefix .snakemake/singularity -f workflow/Snakefile --yes",
+    "hpcc cache adopt\nhpcc cache adopt --yes -f Snakefile --snakemake-prefix .snakemake/singularity",
 )
 _SNAKEFILES = ("Snakefile", "workflow/Snakefile")
 _ADVICE = {
