@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from hpcc.cache.blobs import read_blob
 from hpcc.cache.index import REF_NAME
 from hpcc.cache.layout import Cache
-from hpcc.errors import CacheError, HpccError, ImageNotFound, IntegrityError, UsageError
+from hpcc.errors import CacheError, HpccError, ImageNotFound, IntegrityError, UsageError, place_hint
 from hpcc.layout import write_layout
 from hpcc.lookup import Wanted, known_digests, tiers
 from hpcc.oci.choice import choose_manifest
@@ -105,7 +105,7 @@ def export_images(
         except OSError as error:
             if isinstance(error, HpccError) or error.errno is None:
                 raise
-            raise CacheError(f"cannot write {target}: {error.strerror}", hint="Choose a place with room.") from None
+            raise CacheError(f"cannot write {target}: {error.strerror}", hint=place_hint(error)) from None
     return done
 
 

@@ -39,12 +39,16 @@ _DOUBT = "either it or an image that was made from it is damaged, and its layer 
 
 
 class Finding(NamedTuple):
-    """Something that is not what it should be. kind: blob, pack, sif, ref or index; path: from the cache's on."""
+    """Something that is not what it should be. kind: blob, pack, sif, ref or index; path: from the cache's on.
+
+    damaged: False where it could not be read, and may be good once the disk or the file server is.
+    """
 
     kind: str
     path: str
     owner: int
     said: str
+    damaged: bool = True
 
 
 class Report(NamedTuple):
@@ -113,9 +117,16 @@ def check_cache(
         layers = _layers(cache, _manifests(cache, every))
         bench = Bench(cache, readable, default_compressor(), pool, layers, set(), set(), set())
         for item in chosen:
-            said = problem_of(bench, item)
+            damaged = True
+            try:
+                said = problem_of(bench, item)
+            except HpccError:
+                raise
+            except OSError as error:
+                said, damaged = f"it cannot be read: {error.strerror}", False
             if said and os.path.lexists(item.path):
-                findings.append(Finding(item.kind, os.path.relpath(item.path, cache.root), item.owner, said))
+                path = os.path.relpath(item.path, cache.root)
+                findings.append(Finding(item.kind, path, item.owner, said, damaged))
                 bench.damaged.add(item.path)
             part.advance(item.size)
         for item in every:
@@ -134,7 +145,10 @@ def mend(cache: Cache, finding: Finding, now: float) -> bool:
     """Take what is damaged out of the way, into the trash, or make index.json anew; whether that could be done.
 
     Only one's own things, but for the cache's owner and root. Who needs the object finds a miss, and makes it anew.
+    What only could not be read stays.
     """
+    if not finding.damaged:
+        return False
     if finding.owner != os.getuid() and os.getuid() not in (0, os.stat(cache.root).st_uid):
         return False
     try:

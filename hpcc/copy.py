@@ -6,7 +6,7 @@ import os
 import secrets
 
 from hpcc.convert import copy_range
-from hpcc.errors import CacheError, UsageError
+from hpcc.errors import CacheError, UsageError, place_hint
 from hpcc.local import Image
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
@@ -33,11 +33,11 @@ def copy_image(image: Image, target: str, *, replace: bool) -> None:
     except FileExistsError:
         raise UsageError(f"{target} is there already", hint="Replace it with --force, or give another name.") from None
     except OSError as error:
-        raise CacheError(f"cannot write {target}: {error.strerror}", hint="Choose a place with room.") from None
+        raise CacheError(f"cannot write {target}: {error.strerror}", hint=place_hint(error)) from None
     finally:
         try:
             os.unlink(temporary)
-        except FileNotFoundError:
+        except OSError:
             pass
 
 

@@ -5,6 +5,8 @@ status the command line ends (`exit_code`): 255 for hpcc's own failures, as Appt
 (EX_TEMPFAIL) where the same command may succeed later without anybody changing anything.
 """
 
+import errno
+
 EX_FAILURE = 255
 EX_TEMPFAIL = 75
 
@@ -62,16 +64,23 @@ class ImageNotFound(RegistryError, LookupError):
 class RateLimited(RegistryError):
     """429: the quota of this account, "" for the address, is spent.
 
-    `wait`: seconds, where the registry names them; `words`: what it said.
+    `wait`: seconds, where the registry names them; `words`: what it said; `remembered`: not to us, and not now.
     """
 
     exit_code = EX_TEMPFAIL
 
     def __init__(
-        self, message: str, *, hint: str = "", account: str = "", wait: float | None = None, words: str = ""
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        account: str = "",
+        wait: float | None = None,
+        words: str = "",
+        remembered: bool = False,
     ) -> None:
         super().__init__(message, hint=hint)
-        self.account, self.wait, self.words = account, wait, words
+        self.account, self.wait, self.words, self.remembered = account, wait, words, remembered
 
 
 class RegistryUnavailable(RegistryError, ConnectionError):
@@ -100,3 +109,10 @@ class RuntimeUnavailable(HpccError):
 
 class CommandNotFound(HpccError, LookupError):
     """The payload's command is missing in the image, or is not executable."""
+
+
+def place_hint(error: OSError) -> str:
+    """What to do where a file of the user's choice cannot be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Choose a place with room."
+    return "Choose a place where you may write."

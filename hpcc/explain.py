@@ -9,7 +9,7 @@ import time
 from hpcc.blocks import default_compressor
 from hpcc.cache.blobs import read_blob
 from hpcc.cache.layout import Cache
-from hpcc.cache.limits import list_standings
+from hpcc.cache.limits import Standing, list_standings, this_host
 from hpcc.cache.refs import read_ref, read_run_ref
 from hpcc.convert import pack_name
 from hpcc.errors import HpccError
@@ -53,8 +53,13 @@ def explain(wanted: Wanted, settings: Settings) -> Explanation:
         steps.append(_sif_step(wanted, chosen, caches))
         layers, missing = _layer_step(caches, chosen)
         steps.append(layers)
-    steps += _standing_steps(reference, caches)
-    return Explanation(tuple(steps), _verdict(wanted, settings, digest, chosen, missing))
+    standings = _standings(reference, caches)
+    steps += [
+        Step("registry", False, f"{each.registry} is left alone until {clock(each.not_before)}: {each.why}")
+        for each in standings
+    ]
+    until = max((each.not_before for each in standings), default=0.0) if settings.pull != "always" else 0.0
+    return Explanation(tuple(steps), _verdict(wanted, settings, digest, chosen, missing, until))
 
 
 def _name(wanted: Wanted) -> Step:
@@ -139,19 +144,23 @@ def _has(caches: tuple[Cache, ...], paths: list[str]) -> bool:
     return False
 
 
-def _standing_steps(reference: Reference, caches: tuple[Cache, ...]) -> list[Step]:
-    now = time.time()
-    return [
-        Step("registry", False, f"{each.registry} is left alone until {clock(each.not_before)}: {each.why}")
-        for cache in caches[-2:]
-        for each in list_standings(cache)
-        if each.registry == canonical_registry(reference.api_host) and each.not_before > now
-    ]
+def _standings(reference: Reference, caches: tuple[Cache, ...]) -> list[Standing]:
+    """What keeps a run on this host from asking the registry."""
+    now, registry = time.time(), canonical_registry(reference.api_host)
+    found = [each for cache in caches[-2:] for each in list_standings(cache)]
+    here = [each for each in found if not each.who.startswith("host ") or each.who == this_host()]
+    return [each for each in here if each.registry == registry and each.not_before > now]
 
 
 def _verdict(
-    wanted: Wanted, settings: Settings, digest: Digest | None, chosen: Digest | None, missing: list[str]
+    wanted: Wanted,
+    settings: Settings,
+    digest: Digest | None,
+    chosen: Digest | None,
+    missing: list[str],
+    until: float,
 ) -> str:
+    """until: when the registry may be asked again; 0 for now."""
     try:
         image = find_cached(wanted, settings)
     except HpccError as error:
@@ -163,6 +172,8 @@ def _verdict(
         if chosen is not None and not missing:
             return "A run makes the SIF anew from what is here now, and sends nothing."
         return "A run fails now: the cache does not have all of it, and no registry is asked."
+    if until and (digest is None or chosen is None or missing):
+        return f"A run uses an older copy where there is one, and else ends with status 75, until {clock(until)}."
     asks = "" if digest is not None else "asks for the tag by HEAD, which costs no quota, and then "
     if chosen is None:
         return f"A run {asks}fetches a manifest, which counts, and the layers that are not here."

@@ -50,7 +50,7 @@ def import_archive(
 
     base: the name for tags that stand alone. Raises InvalidImage for what is no archive, or has an image that is not
     whole (its blobs stay, and all other images are there); IntegrityError; CacheError. An image may leave out blobs
-    that the cache has.
+    that the cache has. Blobs that no image of it needs are left to garbage collection: by now somebody may use them.
     """
     caches = tiers(settings)
     tier = caches[-1] if private else caches[-2]
@@ -67,14 +67,18 @@ def import_archive(
             except IntegrityError as error:
                 hint = error.hint or "The archive is damaged, or was tampered with: copy it again."
                 raise IntegrityError(f"{path}: {error.message}", hint=hint) from None
-            finally:
-                archive.forget_unwanted()
     except OSError as error:
         if isinstance(error, HpccError) or error.errno is None:
             raise
-        raise UsageError(f"{path} cannot be read: {error.strerror}", hint="Name an OCI archive.") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}", hint=_hint_for(path)) from None
     finally:
         progress.close()
+
+
+def _hint_for(path: str) -> str:
+    if os.path.isdir(path):
+        return f"Name an archive. Of an OCI layout this makes one: tar -C {path} -cf FILE.tar ."
+    return "Name an OCI archive."
 
 
 def _settle(archive: "_Archive", readable: tuple[Cache, ...], settings: Settings, base: str, tier: Cache) -> Import:
@@ -84,7 +88,6 @@ def _settle(archive: "_Archive", readable: tuple[Cache, ...], settings: Settings
     broken: list[str] = []
     for entry, reference in named:
         found = contained(readable, entry)
-        archive.wanted |= found.reached
         if not found.images:
             broken.append(_lacks(reference.canonical if reference else str(entry.digest), found))
         elif reference is None:
@@ -128,13 +131,13 @@ class _Counted:
 
 
 class _Archive:
-    """First `read`, then `index`. new: the blobs that were not here before, with their sizes; wanted: what to keep."""
+    """First `read`, then `index`. new: the blobs that were not here before, with their sizes."""
 
     def __init__(self, tier: Cache, source: _Counted) -> None:
         self._tier, self._source = tier, source
         self._documents: dict[str, bytes] = {}
+        self._given = 0  # bytes of all members
         self.new: dict[Digest, int] = {}
-        self.wanted: set[Digest] = set()
 
     def read(self) -> None:
         """Publish each blob; refuse what does not belong here."""
@@ -166,12 +169,11 @@ class _Archive:
             pass
 
     def _data(self, reader: tar.TarReader) -> Iterator[bytes]:
-        """A member's bytes. A sparse file claims more than it has, terabytes of zeros if it likes."""
-        given = 0
+        """A member's bytes. Sparse files claim more than they have, terabytes of zeros if they like."""
         for data in reader.blocks(CHUNK):
-            given += len(data)
-            if given > self._source.taken:
-                raise InvalidImage("it has a sparse file that is larger than itself", hint=_HINT)
+            self._given += len(data)
+            if self._given > self._source.taken:
+                raise InvalidImage("it has sparse files that are larger than itself", hint=_HINT)
             yield data
 
     def index(self) -> Index:
@@ -186,14 +188,6 @@ class _Archive:
         if not isinstance(index, Index):
             raise InvalidImage("its index.json is no index", hint=_HINT)
         return index
-
-    def forget_unwanted(self) -> None:
-        """Remove the blobs that came with it, and that no image of it needs."""
-        for digest in self.new.keys() - self.wanted:
-            try:
-                os.unlink(self._tier.blob(digest.algorithm, digest.hex))
-            except OSError:
-                continue  # somebody else's by now, or gone
 
 
 def _chain(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from hpcc.cache.blobs import read_blob
 from hpcc.cache.index import REF_NAME
 from hpcc.cache.layout import Cache, sync_directory
-from hpcc.errors import CacheError, HpccError, IntegrityError, UsageError
+from hpcc.errors import CacheError, HpccError, IntegrityError, UsageError, place_hint
 from hpcc.layers import Downloads
 from hpcc.lookup import Wanted, pin_for_run, tiers
 from hpcc.oci.digest import Digest
@@ -162,7 +162,7 @@ def _directory(target: str, *, replace: bool) -> Iterator[str]:
     except OSError as error:
         if isinstance(error, HpccError) or error.errno is None:
             raise
-        raise CacheError(f"cannot write {target}: {error.strerror}", hint="Choose a place with room.") from None
+        raise CacheError(f"cannot write {target}: {error.strerror}", hint=place_hint(error)) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # what is left of it, or what stood there before
 

@@ -95,6 +95,11 @@ def open_local(path: str, *, name: str | None = None, fd: int | None = None, cac
 
 
 def _open_directory(path: str, name: str) -> Image:
+    if os.path.isfile(os.path.join(path, "oci-layout")) and os.path.isfile(os.path.join(path, "index.json")):
+        raise InvalidImage(
+            f"{path} is an OCI image layout, which does not run as it is",
+            hint="`hpcc pull docker://NAME` without --format oci makes a file that runs.",
+        )
     scripts = os.path.isdir(os.path.join(path, ".singularity.d/env"))
     runscript = "/.singularity.d/runscript" if os.path.exists(os.path.join(path, ".singularity.d/runscript")) else ""
     return Image(name, path, Rootfs("directory", path), RunConfig(scripts=scripts, runscript=runscript))

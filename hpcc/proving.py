@@ -7,7 +7,9 @@ SIF    its key is its name and follows from what it says of itself. It is assemb
        they are kept, and compared; else everything in it is read, and has to decompress.
 """
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,24 +56,27 @@ class Bench(NamedTuple):
 
 
 def problem_of(bench: Bench, item: Item) -> str:
-    """What is wrong with the object, "" for nothing; also where it vanished meanwhile. CacheError where a copy to
-    compare it with cannot be written.
+    """What is wrong with the object, "" for nothing; also where it vanished meanwhile. OSError where it cannot be read.
+
+    CacheError where a copy to compare it with cannot be written.
     """
     try:
         fd = os.open(item.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return ""
     except OSError as error:
-        return f"cannot be opened: {error.strerror}"
-    try:
-        with open(fd, "rb", buffering=0) as file:
-            return _PROOFS[item.kind](bench, file, item)
-    except CacheError:
+        if error.errno == errno.ELOOP:
+            return "it is a link"
         raise
-    except HpccError as error:
-        return error.message
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
+    with open(fd, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return "it is no regular file"
+        try:
+            return _PROOFS[item.kind](bench, file, item)
+        except CacheError:
+            raise
+        except HpccError as error:
+            return error.message
 
 
 def _prove_blob(bench: Bench, file: BinaryIO, item: Item) -> str:
@@ -90,9 +95,13 @@ def _plain_name(item: Item) -> str:
 
 def _prove_pack(bench: Bench, file: BinaryIO, item: Item) -> str:
     fd = file.fileno()
+    try:
+        algorithm, value, converter = _plain_name(item).split("-", 2)
+        diff_id = Digest.parse(f"{algorithm}:{value}")
+    except (ValueError, InvalidReference):
+        return "its name is none of a pack"
     pack = _read_pack(fd, item)
-    algorithm, value, converter = pack.name.split("-", 2)
-    diff_id = Digest.parse(f"{algorithm}:{value}")
+    converter = pack.name.split("-", 2)[2]
     if converter == bench.compressor.id and diff_id in bench.layers:
         with _scratch(bench.cache) as made:
             if _make_pack(bench, diff_id, made) is not None:

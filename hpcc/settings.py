@@ -57,15 +57,22 @@ def _mirrors(value: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple(found.items())
 
 
+def _float(value: Any, what: str) -> float:
+    try:
+        return float(value)
+    except (ValueError, TypeError):
+        raise ValueError(what) from None
+
+
 def _seconds(value: Any) -> float:
-    number = float(value)
+    number = _float(value, "seconds, 0 or more")
     if not 0 <= number < 1e10:
         raise ValueError("seconds, 0 or more")
     return number
 
 
 def _days(value: Any) -> float:
-    number = float(value)
+    number = _float(value, "days, 0 or more")
     if isinstance(value, bool) or not 0 <= number < 1e5:
         raise ValueError("days, 0 or more")
     return number
@@ -95,7 +102,7 @@ def _size(value: Any) -> int:
     """Bytes: a number, or one with a unit, 20GB or 1.5 TB (powers of 1000)."""
     text = str(value).strip().upper().removesuffix("B").strip()
     power = "KMGT".find(text[-1:]) + 1 if text else 0
-    number = float(text[:-1] if power else text)
+    number = _float(text[:-1] if power else text, "bytes, or a size such as 20GB")
     if isinstance(value, bool) or not 0 <= number * 1000**power < 1 << 63:
         raise ValueError("bytes, or a size such as 20GB")
     return int(number * 1000**power)

@@ -6,7 +6,7 @@ Any number of these may run at once, and jobs and pulls meanwhile: what is gone 
 import os
 import time
 
-from hpcc.cache import trash
+from hpcc.cache import trash, walk
 from hpcc.cache.contents import Item, contents, is_in_charge, last_use
 from hpcc.cache.gc import Policy, Removal, plan_gc
 from hpcc.cache.index import remove_missing
@@ -42,12 +42,13 @@ def collect(cache: Cache, policy: Policy, *, dry_run: bool = False, progress: Pr
     """Collect the garbage of one cache. Idempotent: what one left, another takes.
 
     Who is not in charge of the cache cleans what is his, whatever the policy's owner. CacheError where there is no
-    place for the trash.
+    place for the trash, or where not all can be seen: nothing is removed then.
     """
     now = time.time()
     if not is_in_charge(cache):
         policy = policy._replace(owner=os.geteuid())
     progress.stage("Looking through the cache")
+    walk.look_through(cache, ("sif-v1", "packs-v1", "oci", "oci/blobs", "refs", "uses", "pins", "roots"))
     emptied = trash.empty(cache, now - policy.grace, owner=policy.owner, now=now, dry_run=dry_run)
     items = contents(cache)
     pins, roots = read_pins(cache), rooted_keys(cache)

@@ -14,7 +14,10 @@ _PLACES = {"sif": ("sif-v1", 0), "blob": ("oci/blobs", 1), "pack": ("packs-v1", 
 
 
 class Item(NamedTuple):
-    """One object. `used`: when a run last started from it, or else when it was made; seconds since the epoch."""
+    """One object.
+
+    size: bytes that it takes. used: when a run last started from it, or else when it was made; seconds since the epoch.
+    """
 
     kind: str
     name: str
@@ -36,7 +39,8 @@ def contents(cache: Cache) -> list[Item]:
     for kind, (place, depth) in _PLACES.items():
         for path, status in walk.files(cache, place, depth):
             name = os.path.basename(path).removesuffix(".sif")
-            item = Item(kind, name, cache.path(path), status.st_size, status.st_mtime, status.st_mtime, status.st_uid)
+            size = min(status.st_size, status.st_blocks * 512)  # a file of holes claims terabytes, and takes nothing
+            item = Item(kind, name, cache.path(path), size, status.st_mtime, status.st_mtime, status.st_uid)
             if kind == "sif":
                 item = item._replace(used=max(item.made, last_use(cache, item.key)))
             found.append(item)
@@ -45,7 +49,7 @@ def contents(cache: Cache) -> list[Item]:
 
 def last_use(cache: Cache, key: str) -> float:
     """When a run last started from the SIF `key`, by whomever; 0 where nobody says."""
-    return max((entry.status.st_mtime for entry in walk.records(cache, f"uses/{key}")), default=0.0)
+    return max((entry.status.st_mtime for entry in walk.files(cache, f"uses/{key}")), default=0.0)
 
 
 def owner_of(cache: Cache) -> int | None:
@@ -62,7 +66,9 @@ def is_in_charge(cache: Cache) -> bool:
 
 
 def remove(cache: Cache, items: Iterable[Item]) -> tuple[int, int]:
-    """Take objects out; (how many, how many bytes). Runs that have one open are not disturbed: the file lives on.
+    """Take objects out; (how many, how many bytes). Runs of this host that have one open are not disturbed.
+
+    On NFS, a run on another node loses the file: where such may be, garbage collection goes by way of the trash.
 
     Idempotent. CacheError for an object of somebody else that this user may not remove.
     """

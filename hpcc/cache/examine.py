@@ -2,6 +2,7 @@
 
 here                                   the other side (`hpcc doctor --answer DIR`), which reads stdin line by line
 lock NAME, then try to lock it too     takes a flock, says "locked"; "unlock" gives it back
+                                       begins with "ready HOST"
 see NAME                               says "seen" once it sees the file, or "unseen"
 make NAME                              makes it, says "made"
 quit                                   ends
@@ -11,6 +12,7 @@ import fcntl
 import json
 import os
 import secrets
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +64,7 @@ def examine(cache: Cache, other: Sequence[str] | None = None) -> list[Trial]:
 def answer(directory: str, source: IO[str], sink: IO[str]) -> None:
     """The other side: do what each line of `source` says in tmp/ of the cache, and say so. Ends with its input."""
     locks: dict[str, int] = {}
-    print("ready", file=sink, flush=True)
+    print(f"ready {_this_host()}", file=sink, flush=True)
     for line in source:
         verb, _, name = line.strip().partition(" ")
         path = os.path.join(directory, "tmp", os.path.basename(name))
@@ -166,7 +168,7 @@ def _try(what: str, trial: Callable[[str], str], name: str, *, needed: bool = Tr
 
 def _with_other(cache: Cache, name: str, other: Sequence[str]) -> list[Trial]:
     base = os.path.basename(name)
-    with _started(other) as ask:
+    with _started(other) as (ask, host):
         begun = time.monotonic()
         os.close(os.open(name + ".seen", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         seen = ask(f"see {base}.seen") == "seen"
@@ -177,6 +179,9 @@ def _with_other(cache: Cache, name: str, other: Sequence[str]) -> list[Trial]:
         here = Trial("seen here", seen, f"after {time.monotonic() - begun:.1f} s" if seen else "not in half a minute")
         coherent = ask(f"lock {base}") == "locked" and _locked_from_here(name)
         ask(f"unlock {base}")
+        if host == _this_host():
+            said = "that command runs on this host: nothing is learnt of another one"
+            return [there, here, Trial("locks between nodes", coherent, said, needed=False)]
         said = "each node sees the other's" if coherent else "a node does not see the other's: leases are used"
         _record(cache, coherent, other)
         return [there, here, Trial("locks between nodes", coherent, said, needed=False)]
@@ -193,8 +198,8 @@ def _locked_from_here(name: str) -> bool:
 
 
 @contextmanager
-def _started(other: Sequence[str]) -> Iterator[Callable[[str], str]]:
-    """The other side, running; a function that sends it a line, and gives back its answer."""
+def _started(other: Sequence[str]) -> Iterator[tuple[Callable[[str], str], str]]:
+    """The other side, running: a function that sends it a line and gives back its answer; and its host."""
     try:
         process = subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
     except OSError as error:
@@ -212,9 +217,10 @@ def _started(other: Sequence[str]) -> Iterator[Callable[[str], str]]:
         return _read_line(process, source)
 
     try:
-        if _read_line(process, source) != "ready":
+        word, _, host = _read_line(process, source).partition(" ")
+        if word != "ready":
             raise CacheError("the other side says something else than hpcc does", hint="Is hpcc there, and the same?")
-        yield ask
+        yield ask, host
     finally:
         try:
             sink.close()
@@ -240,6 +246,12 @@ def _read_line(process: "subprocess.Popen[str]", source: IO[str]) -> str:
             f"the other side ended with status {process.wait(10)}", hint="Does the command run hpcc there?"
         )
     return line.strip()
+
+
+def _this_host() -> str:
+    """By name and boot: containers of one host share the second, nodes that were cloned the first."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return f"{socket.gethostname()}/{file.read().strip()}"
 
 
 def _record(cache: Cache, coherent: bool, other: Sequence[str]) -> None:

@@ -5,7 +5,9 @@ What goes, in this order:
     SIFs that were not used for `max_age`
     blobs and packs that belong to no SIF
     blobs and packs of images that were not used for `max_age`
-    down to `max_size`: layers' blobs and packs, which only save work, then SIFs, by their last use
+    down to `max_size`: layers' blobs and packs, which only save work; then images, by their last use
+
+An image of which no SIF was made yet, as after `cache import`, needs its layers as it needs its documents.
 
 Never: an image that is pinned, has a root, or was used within the grace time; an object younger than that; and of a SIF
 that stays, the documents without which a registry would have to be asked. To go is to go to the trash (trash.py).
@@ -56,6 +58,9 @@ def is_protected(item: Item, kept: Collection[str], now: float, grace: float) ->
     return now - item.made < grace
 
 
+_Image = tuple[float, str, Item | None, frozenset[str]]  # its last use, what is its own alone, its SIF, what it needs
+
+
 class _Plan:
     def __init__(
         self, items: Iterable[Item], needs: Mapping[str, Needs], kept: Collection[str], now: float, policy: Policy
@@ -76,11 +81,14 @@ class _Plan:
         alive = [item for item in self._sifs if item.path not in self._gone]
         documents = Counter(name for item in alive for name in self._of(item).documents)
         last: dict[str, float] = {}  # last use of what blobs and packs save the work for
-        for needs, used in self._unconverted():
+        unmade: list[tuple[float, str, frozenset[str]]] = []
+        for key, used in self._unmade():
             if not age or self._now - used <= age:
-                documents.update(needs.documents)
-                for name in needs.savings:
-                    last[name] = max(last.get(name, 0.0), used)
+                names = self._needs[key].documents | self._needs[key].savings
+                documents.update(names)
+                unmade.append((used, key, names))
+            else:
+                last.update((name, max(last.get(name, 0.0), used)) for name in self._needs[key].savings)
         for item in alive:
             for name in self._of(item).savings:
                 last[name] = max(last.get(name, 0.0), min(item.used, self._now))
@@ -98,26 +106,29 @@ class _Plan:
         if self._policy.max_size:
             for *_, item in sorted(savings, key=lambda each: each[:4]):
                 self._take_if_over(item)
-            self._shrink(alive, documents)
+            images: list[_Image] = [(min(sif.used, self._now), sif.path, sif, self._of(sif).documents) for sif in alive]
+            images += [(used, key, None, names) for used, key, names in unmade]
+            self._shrink(sorted(images, key=lambda image: image[:2]), documents)
         return tuple(self._gone.values())
 
-    def _shrink(self, alive: list[Item], documents: "Counter[str]") -> None:
-        """Let SIFs go, and with each the documents that no other one needs, until the size is right."""
+    def _shrink(self, images: list[_Image], documents: "Counter[str]") -> None:
+        """Let images go, and with each what it needs and no other one does, until the size is right."""
         by_name: dict[str, list[Item]] = {}
         for item in self._rest:
             by_name.setdefault(base_name(item), []).append(item)
-        for sif in alive:
-            if not self._take_if_over(sif):
+        for _, _, sif, names in images:
+            if not (self._is_over() if sif is None else self._take_if_over(sif)):
                 continue
-            for name in sorted(self._of(sif).documents):
+            for name in sorted(names):
                 documents[name] -= 1
                 if not documents[name]:
                     for item in by_name.get(name, ()):
-                        self._take(item, UNREFERENCED)
+                        self._take(item, UNREFERENCED if sif else OVER)
 
-    def _unconverted(self) -> list[tuple[Needs, float]]:
+    def _unmade(self) -> list[tuple[str, float]]:
+        """The keys of images without a SIF, and when each manifest came."""
         came = {base_name(item): min(item.made, self._now) for item in self._rest}
-        return [(needs, came[key[1:]]) for key, needs in self._needs.items() if key[:1] == "@" and key[1:] in came]
+        return [(key, came[key[1:]]) for key in self._needs if key[:1] == "@" and key[1:] in came]
 
     def _of(self, sif: Item) -> Needs:
         return self._needs.get(sif.key, NOTHING)
@@ -125,8 +136,11 @@ class _Plan:
     def _is_ours(self, item: Item) -> bool:
         return self._policy.owner is None or item.owner == self._policy.owner
 
+    def _is_over(self) -> bool:
+        return self._size > self._policy.max_size
+
     def _take_if_over(self, item: Item) -> bool:
-        return self._size > self._policy.max_size and self._take(item, OVER)
+        return self._is_over() and self._take(item, OVER)
 
     def _take(self, item: Item, why: str) -> bool:
         """Have it go if it may; whether it does."""

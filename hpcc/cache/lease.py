@@ -11,6 +11,7 @@ case two hold it at once, which costs work done twice: what is published is righ
 import json
 import os
 import secrets
+import stat
 import threading
 import time
 
@@ -67,10 +68,10 @@ class Lease:
     def _renew(self, name: str, stop: threading.Event) -> None:
         """Touch the file until it is given back or somebody else's. By its name: others look at it by that."""
         while not stop.wait(self._heartbeat):
-            state = self._look()
-            if state is not None and state[0] != name:
-                return
             try:
+                state = self._look()
+                if state is not None and state[0] != name:
+                    return
                 os.utime(self._path, follow_symlinks=False)
             except OSError:
                 continue  # a server that is away for a moment
@@ -84,7 +85,7 @@ class Lease:
         except OSError:
             return "", None  # a link, or a file of another user: it never changes, and is taken away in the end
         with open(fd, "rb") as file:
-            data = file.read(MAX_SIZE)
+            data = file.read(MAX_SIZE) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
         try:
             holder = str(json.loads(data)["holder"])
         except (ValueError, KeyError, TypeError):

@@ -9,6 +9,7 @@ who   anonymous         those who ask without an account, and are counted by the
 
 import json
 import os
+import socket
 import time
 from urllib.parse import quote
 
@@ -43,6 +44,11 @@ class Standing(NamedTuple):
 def who_is(account: str) -> str:
     """How an account, "" for none, is named here."""
     return f"account {account}" if account else "anonymous"
+
+
+def this_host() -> str:
+    """How this host is named here."""
+    return f"host {socket.gethostname()}"
 
 
 def read_standing(cache: Cache, registry: str, who: str) -> Standing | None:

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from hpcc.cache import walk
 from hpcc.cache.blobs import MAX_SIZE
 from hpcc.cache.contents import Item
+from hpcc.cache.index import MAX_INDEX
 from hpcc.cache.layout import Cache
 from hpcc.cache.mark import Mark, read_mark
-from hpcc.errors import HpccError
+from hpcc.errors import CacheError, HpccError
 from hpcc.oci.digest import Digest
 from hpcc.quickjson import loads
 from hpcc.records import TYPE_CHECKING, NamedTuple
@@ -47,8 +48,9 @@ def base_name(item: Item) -> str:
 def read_needs(cache: Cache, items: Iterable[Item]) -> dict[str, Needs]:
     """What each SIF among `items`, all that the cache holds, needs; by its key. What cannot be read needs nothing.
 
-    Also what an image needs that a ref names and of which no SIF was made yet, as after `cache import`; by "@" and its
-    manifest's digits.
+    Also what an image needs that a ref or index.json names and of which no SIF was made yet, as after `cache
+    import`; by "@" and its manifest's digits. CacheError where the filesystem fails: what then looks unneeded may be
+    needed.
     """
     items = tuple(items)
     documents = _Documents(cache, [item for item in items if item.kind == "blob"])
@@ -67,8 +69,9 @@ def read_needs(cache: Cache, items: Iterable[Item]) -> dict[str, Needs]:
 
 
 def _named(cache: Cache, documents: "_Documents") -> set[str]:
-    """The manifests that are here and that refs lead to."""
-    found, queue, seen = set(), [], set()
+    """The manifests that are here and that refs and index.json lead to."""
+    index = _object(walk.read(cache, "oci/index.json", MAX_INDEX) or b"")
+    found, queue, seen = set(), [_digest(each) for each in _list(index or {}, "manifests")], set()
     for path, _ in walk.files(cache, "refs", walk.DEEPEST):
         if not path.split("/")[-2].endswith(".sig"):
             queue.append(_digest(_object(walk.read(cache, path, REF_SIZE) or b"")))
@@ -86,7 +89,8 @@ def _named(cache: Cache, documents: "_Documents") -> set[str]:
 
 def mark_of(cache: Cache, item: Item) -> Mark | None:
     """What a SIF of the cache says that it is; None where it does not, or is gone."""
-    with _quiet(), walk.opened_file(cache, os.path.relpath(item.path, cache.root)) as fd:
+    path = os.path.relpath(item.path, cache.root)
+    with walk.absence(cache, path), walk.opened_file(cache, path) as fd, _quiet():
         return read_mark(fd)
     return None
 
@@ -115,10 +119,19 @@ class _Documents:
         return None
 
     def _index(self, item: Item) -> "dict[str, Any] | None":
+        if not self._begins_like_json(item.path):
+            return None
         data = self._read(item.path)
-        if data is None or b'"manifests"' not in data or data.lstrip()[:1] != b"{":
+        if data is None or b'"manifests"' not in data:
             return None
         return _object(data)
+
+    def _begins_like_json(self, path: str) -> bool:
+        """Of thousands of small layers only the first bytes are read."""
+        path = os.path.relpath(path, self._cache.root)
+        with walk.absence(self._cache, path), walk.opened_file(self._cache, path) as fd:
+            return os.read(fd, 64).lstrip()[:1] == b"{"
+        return False
 
     def _read(self, path: str) -> bytes | None:
         return walk.read(self._cache, os.path.relpath(path, self._cache.root), MAX_SIZE)
@@ -201,5 +214,7 @@ def _digest(descriptor: object) -> str:
 def _quiet() -> Iterator[None]:
     try:
         yield
-    except (HpccError, OSError, ValueError):
+    except CacheError:
+        raise
+    except (HpccError, ValueError):
         pass

@@ -14,6 +14,7 @@ import time
 MARK = ".partial."  # in the name of a blob on its way (partial.py)
 PARTIAL_AGE = 86400.0  # seconds for which a partial is kept for the next try
 PARTIAL_SIZE = 1 << 20  # bytes below which it is not worth keeping
+_UNKNOWN = -1
 
 
 def new_name() -> str:
@@ -46,11 +47,21 @@ def sweep(directory: str) -> int:
 
 
 def is_abandoned(name: str) -> bool:
-    """Whether `name` is a temporary whose process ran on this host and is gone."""
+    """Whether `name` is a temporary whose process ran on this host and is gone.
+
+    In doubt it is not: with hidepid (proc(5)) /proc says nothing of other users' processes.
+    """
     host, *rest = name.rsplit("-", 3)
-    if host != _here() or len(rest) != 3 or not (rest[0].isdigit() and rest[1].isdigit()):
+    if host != _here() or len(rest) != 3 or not (rest[0].isdecimal() and rest[1].isdecimal()):
         return False
-    return _start(int(rest[0])) != int(rest[1])
+    pid, begun = int(rest[0]), int(rest[1])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass  # it lives, and is somebody else's; or it is no process's number
+    return _start(pid) not in (_UNKNOWN, begun)
 
 
 def _here() -> str:
@@ -58,9 +69,9 @@ def _here() -> str:
 
 
 def _start(pid: int) -> int:
-    """proc(5), stat, field 22; -1 where the process is gone."""
+    """proc(5), stat, field 22; _UNKNOWN where the process is gone, or hidden."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[19])
     except OSError:
-        return -1
+        return _UNKNOWN

@@ -9,13 +9,18 @@ No tree is ever removed: a directory goes when it is empty.
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
 from hpcc.cache.layout import MAX_WRITERS, Cache
+from hpcc.errors import CacheError, HpccError
 from hpcc.records import NamedTuple
 
+# What makes something not there: gone, no directory, a link, another member's private one, a socket or device; ESTALE:
+# gone on another node.
+# Of the rest (EIO, EMFILE, …) nobody knows what is there, and to take that for nothing would remove what is needed.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.ESTALE, errno.ENXIO, errno.ENODEV)
 DEEPEST = 150  # directories; a repository's name has 255 characters
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -77,13 +82,10 @@ def opened_file(cache: Cache, path: str) -> Iterator[int]:
 def files(cache: Cache, top: str, depth: int = 0, most: int | None = None) -> Iterator[Entry]:
     """All but directories in the directory `top` of the cache, and in those `depth` levels below; at most `most`.
 
-    What vanishes meanwhile, or may not be read, is left out.
+    What vanishes meanwhile, or may not be read, is left out. CacheError where the filesystem fails.
     """
-    try:
-        with opened(cache, top) as fd:
-            yield from islice(_files(fd, top, depth), most)
-    except OSError:
-        return
+    with absence(cache, top), opened(cache, top) as fd:
+        yield from islice(_files(fd, top, depth), most)
 
 
 def records(cache: Cache, directory: str) -> Iterator[Entry]:
@@ -96,31 +98,57 @@ def directories(cache: Cache, top: str) -> list[str]:
     found = []
     for name in names(cache, top) if top.count("/") < DEEPEST else ():
         path = f"{top}/{name}"
-        try:
-            with opened(cache, path):
-                found += [path, *directories(cache, path)]
-        except OSError:
-            continue  # no directory, or gone
+        with absence(cache, path), opened(cache, path):
+            found += [path, *directories(cache, path)]
     return found
 
 
 def names(cache: Cache, directory: str) -> list[str]:
-    """The names in a directory of the cache; none where there is none."""
-    try:
-        with opened(cache, directory) as fd:
-            return sorted(os.listdir(fd))
-    except OSError:
-        return []
+    """The names in a directory of the cache; none where there is none. CacheError where the filesystem fails."""
+    with absence(cache, directory), opened(cache, directory) as fd:
+        return sorted(os.listdir(fd))
+    return []
 
 
 def read(cache: Cache, path: str, limit: int) -> bytes | None:
-    """The bytes of a regular file, whoever owns it; None where there is none, or it is beyond `limit`."""
+    """The bytes of a regular file, whoever owns it; None where there is none, or it is beyond `limit`.
+
+    CacheError where the filesystem fails.
+    """
+    with absence(cache, path), opened_file(cache, path) as fd, open(fd, "rb", closefd=False) as file:
+        data = file.read(limit + 1)
+        return data if len(data) <= limit else None
+    return None
+
+
+def look_through(cache: Cache, directories: Iterable[str]) -> None:
+    """CacheError where one of these directories is there and may not be listed: who removes has to see all."""
+    for directory in directories:
+        try:
+            with opened(cache, directory) as fd:
+                os.listdir(fd)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise CacheError(
+                f"cannot look through {cache.path(directory)}: {error.strerror}",
+                hint="Who removes things has to see all that there is: the owner of the cache can, or root.",
+            ) from None
+
+
+@contextmanager
+def absence(cache: Cache, path: str) -> Iterator[None]:
+    """Pass over what is not there."""
     try:
-        with opened_file(cache, path) as fd, open(fd, "rb", closefd=False) as file:
-            data = file.read(limit + 1)
-    except OSError:
-        return None
-    return data if len(data) <= limit else None
+        yield
+    except OSError as error:
+        if not isinstance(error, HpccError) and error.errno not in _ABSENT:
+            raise CacheError(
+                f"cannot read the cache: {cache.path(path)}: {error.strerror}",
+                hint="The disk or the file server fails; ask your administrator, or try again.",
+            ) from None
+        if isinstance(error, HpccError):
+            raise
 
 
 def unlink(cache: Cache, path: str) -> None:
@@ -214,8 +242,9 @@ def _entries(fd: int) -> list[tuple[str, os.stat_result]]:
         for entry in entries:
             try:
                 found.append((entry.name, entry.stat(follow_symlinks=False)))
-            except OSError:
-                continue
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
     return found
 
 
@@ -227,7 +256,9 @@ def _files(fd: int, path: str, depth: int) -> Iterator[Entry]:
         elif depth > 0:
             try:
                 inner = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=fd)
-            except OSError:
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
                 continue
             try:
                 yield from _files(inner, below, depth - 1)

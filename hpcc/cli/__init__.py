@@ -38,15 +38,20 @@ def console() -> None:
     """Entry point: run, then leave with the status."""
     status = main(sys.argv[1:])
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where 1 is closed
+            sys.stdout.flush()
     except BrokenPipeError:  # what was said last nobody read; the interpreter must not complain of it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = status or 128 + 13
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        say("FATAL", f"cannot write to stdout: {error.strerror}")
+        status = status or EX_FAILURE
     sys.exit(status)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what `argv` says; the exit status. Errors go to stderr; a traceback only with --debug, for bugs of hpcc."""
+    """Do what `argv` says; the exit status. Errors go to stderr; a traceback only with --debug."""
     debug = False
     try:
         before = 0
@@ -59,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         if error.hint:
             say("HINT", error.hint)
         if debug:
-            raise
+            _trace()
         return error.exit_code
     except KeyboardInterrupt:
         say("FATAL", "interrupted")
@@ -71,8 +76,15 @@ def main(argv: Sequence[str]) -> int:
         say("FATAL", f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
         say("HINT", "With `hpcc --debug` you see where; please report it, hpcc should have said it better.")
         if debug:
-            raise
+            _trace()
         return EX_FAILURE
+
+
+def _trace() -> None:
+    """Show where it came from; the exit status is the same as without --debug."""
+    import traceback
+
+    traceback.print_exc()
 
 
 def _dispatch(options: list[str], argv: list[str]) -> int:

@@ -163,6 +163,8 @@ def _show(rows: list[Row]) -> None:
     print(f"{'REGISTRY':<{width}}  {'WHO IS COUNTED':<{who}}  {'LEFT':>5} {'OF':>5}  WINDOW  AS OF")
     for row in rows:
         numbers: tuple[Any, ...] = (row.left, row.limit) if row.limit is not None else ("no", "limit")
+        if row.limit is None and (row.not_before or row.who.startswith("host ")):
+            numbers = ("?", "?")  # it could not be asked
         window = f"{row.window / 3600:g} h" if row.window else ""
         print(
             f"{row.registry:<{width}}  {row.who:<{who}}  {numbers[0]:>5} {numbers[1]:>5}  "

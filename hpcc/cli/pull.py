@@ -34,6 +34,8 @@ def main(name: str, argv: list[str]) -> int:
     if not uri.startswith("docker://"):
         if "://" in uri:
             raise UsageError(f"{uri}: hpcc pull does not know this source", hint="It pulls docker://NAME.")
+        if out and out[0].startswith("docker://"):
+            raise usage_error(COMMAND, f"the file's name comes before the URI: {uri} {out[0]}")
         raise UsageError(f"{uri} is no URI", hint=f"Did you mean docker://{uri}?")
     as_layout = arguments.format == "oci"
     if arguments.format not in (None, "sif", "oci"):

@@ -66,7 +66,9 @@ class _Line(Part):
 
     def finish(self, said: str = "") -> None:
         how = said or f"in {time.monotonic() - self._since:.1f} s"
-        self._lines.info(f"{self._name[:1].upper()}{self._name[1:]}: {self._total / 1e6:.1f} MB, {how}")
+        # A word begins the line; a file's name stays as it is.
+        name = self._name[:1].upper() + self._name[1:] if self._name.split()[0].isalpha() else self._name
+        self._lines.info(f"{name}: {self._total / 1e6:.1f} MB, {how}")
 
 
 class _Bars(_Warnings):

@@ -4,11 +4,10 @@ A registry that refuses (429) is left alone until it said, or for some minutes; 
 host, for one.
 """
 
-import socket
 import time
 
 from hpcc.cache.layout import Cache
-from hpcc.cache.limits import Standing, list_standings, read_standing, who_is, write_standing
+from hpcc.cache.limits import Standing, list_standings, read_standing, this_host, who_is, write_standing
 from hpcc.errors import CacheError, HpccError, RateLimited, RegistryUnavailable
 from hpcc.oci.reference import canonical_registry
 from hpcc.registry.answers import clock, describe_quota, ways_out
@@ -30,7 +29,7 @@ def refuse_early(upstream: Upstream, shared: Cache, private: Cache) -> None:
     now = time.time()
     for host in upstream.hosts:
         for tier in (shared, private):
-            standing = read_standing(tier, canonical_registry(host), _here())
+            standing = read_standing(tier, canonical_registry(host), this_host())
             if standing is not None and standing.not_before > now:
                 upstream.unreachable[host] = RegistryUnavailable(
                     f"{standing.why}, as of {now - standing.seen_at:.0f} s ago",
@@ -59,6 +58,8 @@ def _refused(standing: Standing, account: str, now: float) -> RateLimited:
         hint=ways_out(registry, account, None if quota else standing.not_before - now, quota),
         account=account,
         wait=standing.not_before - now,
+        words=standing.why,
+        remembered=True,
     )
 
 
@@ -70,7 +71,7 @@ def note_standing(upstream: Upstream, shared: Cache, private: Cache, error: Hpcc
     if not upstream.hosts:
         return
     registry, now = canonical_registry(upstream.hosts[-1]), time.time()
-    refused = error.account if isinstance(error, RateLimited) else None
+    refused = error.account if isinstance(error, RateLimited) and not error.remembered else None
     try:
         for account in {*upstream.quotas, *([] if refused is None else [refused])}:
             until, why = 0.0, ""
@@ -81,7 +82,7 @@ def note_standing(upstream: Upstream, shared: Cache, private: Cache, error: Hpcc
         for host, met in upstream.unreachable.items():
             if isinstance(met, Unreachable):  # and not what stands there already
                 name = canonical_registry(host)
-                standing = Standing(name, _here(), -1, -1, 0, "", now, now + REST, met.message)
+                standing = Standing(name, this_host(), -1, -1, 0, "", now, now + REST, met.message)
                 write_standing(private if upstream.has_login else shared, standing)
     except CacheError:
         pass  # a read-only cache
@@ -100,7 +101,3 @@ def quota_of(standing: Standing) -> RateLimit | None:
     if standing.limit < 0:
         return None
     return RateLimit(standing.limit, standing.remaining, standing.window, standing.source)
-
-
-def _here() -> str:
-    return f"host {socket.gethostname()}"

@@ -165,6 +165,48 @@ def test_init(hpcc: Puller) -> None:
         assert done.returncode == 255 and said in done.stderr and "HINT" in done.stderr, done.stderr
 
 
+def test_clean_keeps_what_finds_the_images_that_stay(hpcc: Puller) -> None:
+    other = f"docker://{hpcc.registry.host}/lab/other:2"
+    hpcc.registry.add_image("lab/other", "2", LAYERS[:1], config_of(LAYERS[:1]))
+    for uri in (hpcc.uri, other):
+        good(hpcc, "exec", uri, "true")
+    good(hpcc, "cache", "pin", hpcc.uri)
+    assert "stays: pinned" in good(hpcc, "cache", "clean", "-f") and images(hpcc) == 1
+    good(hpcc, "exec", "--offline", hpcc.uri, "true")
+    good(hpcc, "cache", "unpin", hpcc.uri)
+    link = hpcc.path("x.simg")
+    good(hpcc, "pull", link, hpcc.uri)
+    good(hpcc, "cache", "roots", "add", link)
+    assert f"stays: {link}" in good(hpcc, "cache", "clean", "-f") and images(hpcc) == 1
+    good(hpcc, "exec", "--offline", hpcc.uri, "true")
+    link.unlink()
+    assert "Removed" in good(hpcc, "cache", "clean", "-f") and images(hpcc) == 0
+    assert list((hpcc.cache / "oci/blobs").glob("*/*")) == []
+
+
+def test_clean_by_name_takes_that_image_alone(hpcc: Puller) -> None:
+    hpcc.registry.add_image(NAME, "2", LAYERS[:1], config_of(LAYERS[:1]))
+    other = hpcc.uri.replace(":1.4", ":2")
+    for uri in (hpcc.uri, other):
+        good(hpcc, "exec", uri, "true")
+    done = hpcc("cache", "clean", "-f", "--name", hpcc.uri.replace(":1.4", ":7.7"))
+    assert done.returncode == 255 and "not in the cache" in done.stderr and images(hpcc) == 2
+    good(hpcc, "cache", "pin", other)
+    assert "Removed 1 object(s)" in good(hpcc, "cache", "clean", "-f", "--name", other)  # named, though pinned
+    assert images(hpcc) == 1
+    good(hpcc, "exec", "--offline", hpcc.uri, "true")
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "gc", "stats", "clean"])
+def test_a_cache_that_is_none(hpcc: Puller, command: str) -> None:
+    hpcc.path("afile").write_text("x")
+    done = hpcc("cache", command, env={"HPCC_CACHE_DIR": str(hpcc.path("afile"))})
+    assert done.returncode == 255 and "afile: Not a directory" in done.stderr and "HINT" in done.stderr
+    assert "cannot look into it: Not a directory" in good(
+        hpcc, "cache", "tiers", env={"HPCC_CACHE_DIR": str(hpcc.path("afile"))}
+    )
+
+
 @pytest.mark.root
 def test_clean_all_users_is_for_the_owner(plain_user: Person, installed: Installation, open_dir: Path) -> None:
     home = open_dir / "home"

@@ -98,7 +98,16 @@ def test_a_closed_stdout_is_no_traceback(hpcc: Puller) -> None:
 
 
 def test_debug_shows_where_an_error_arose(hpcc: Puller) -> None:
-    assert "Traceback" in hpcc("--debug", "exec", "no-such.sif", "true").stderr
+    done = hpcc("--debug", "exec", "no-such.sif", "true")
+    assert "Traceback" in done.stderr and done.returncode == hpcc("exec", "no-such.sif", "true").returncode == 255
+
+
+@pytest.mark.parametrize("where", [">/dev/full", ">&-"])
+def test_a_stdout_that_takes_nothing(hpcc: Puller, where: str) -> None:
+    done = hpcc.person.run(["/bin/sh", "-c", f'"$0" --version {where}', hpcc.installed.hpcc], env=hpcc.env)
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    if where == ">/dev/full":
+        assert done.returncode == 255 and "cannot write to stdout: No space left on device" in done.stderr
     assert "Traceback" not in hpcc("exec", "no-such.sif", "true").stderr
 
 

@@ -678,6 +678,25 @@ def test_process_that_got_a_dead_ones_number(cache: Cache) -> None:
     assert not temporary.is_abandoned(f"{head}0-{pid}-{int(start) - 1}-{tail}")
 
 
+def test_what_proc_hides_is_not_gone(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """proc(5), hidepid: of other users' processes there is no /proc/PID, yet they live, and kill(2) says EPERM."""
+    name = temporary.new_name()
+    head, _, start, tail = name.rsplit("-", 3)
+    monkeypatch.setattr(temporary, "_start", lambda pid: -1)
+    assert not temporary.is_abandoned(name)
+
+    def refuse(pid: int, signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert not temporary.is_abandoned(f"{head}-1-{start}-{tail}")
+    monkeypatch.undo()
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert temporary.is_abandoned(f"{head}-{gone.pid}-{start}-{tail}")
+    assert not temporary.is_abandoned(f"{head}-²-{start}-{tail}")
+
+
 @pytest.mark.root
 def test_processes_of_another_pid_namespace_are_not_taken_for_dead(cache: Cache) -> None:
     """A job with a pid namespace of its own numbers its processes differently, on the same host."""

@@ -1,5 +1,6 @@
 """hpcc cache verify: what was changed in a cache is found, and repaired where one may; what is sound stays."""
 
+import errno
 import json
 import os
 import random
@@ -231,6 +232,29 @@ def test_what_others_own_stays(filled: FakeRegistry, hpcc_env: Path, monkeypatch
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     assert mend_all(Cache(str(hpcc_env / "cache")), report.findings) == list(report.findings)
     assert one(hpcc_env, "blob").exists()
+
+
+def test_what_cannot_be_read_stays(filled: FakeRegistry, hpcc_env: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails for a moment is no reason to throw away what is on it."""
+
+    def fail(*_: object) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("hpcc.checking.problem_of", fail)
+    before = files_below(hpcc_env / "cache")
+    report = check(hpcc_env)
+    objects = [each for each in report.findings if each.kind in ("sif", "pack", "blob")]
+    assert len(objects) == report.objects and "Input/output error" in objects[0].said
+    assert not any(each.damaged for each in objects)
+    assert mend_all(Cache(str(hpcc_env / "cache")), report.findings) == list(report.findings)
+    assert files_below(hpcc_env / "cache") == before
+
+
+@pytest.mark.parametrize("name", ["x", "a-b", "sha256-zz-hpcc-1", f"sha256-{'a' * 64}-x", f"sha256-{'a' * 64}-hpcc-1"])
+def test_odd_packs_are_findings(filled: FakeRegistry, hpcc_env: Path, name: str) -> None:
+    pack = one(hpcc_env, "pack")
+    shutil.copy(pack, pack.with_name(name))
+    assert [each.path for each in check(hpcc_env).findings] == [f"packs-v1/{name}"]
 
 
 def test_an_empty_cache(hpcc_env: Path) -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,12 @@ def test_two_nodes(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     trials = {trial.what: trial for trial in examine(cache, other(cache))}
     assert all(trials[what].good for what in ("seen there", "seen here", "locks between nodes"))
-    assert os.listdir(cache.path("tmp")) == []
+    assert "this host" in trials["locks between nodes"].said and os.listdir(cache.path("tmp")) == []
+    assert not os.path.exists(cache.path("locks", COHERENT))  # nothing is learnt of nodes
+
+    monkeypatch.setattr("hpcc.cache.examine._this_host", lambda: "n1/another")
+    trials = {trial.what: trial for trial in examine(cache, other(cache))}
+    assert trials["locks between nodes"].good
     note = json.loads(Path(cache.path("locks", COHERENT)).read_bytes())
     assert note["with"] == other(cache)[:4]
     monkeypatch.setattr("hpcc.cache.locking.is_local", lambda path: False)
@@ -53,6 +59,7 @@ def test_locks_that_do_nothing(cache: Cache, monkeypatch: pytest.MonkeyPatch) ->
     cache.make_directory("locks")
     Path(cache.path("locks", COHERENT)).write_text("{}")
     monkeypatch.setattr("fcntl.flock", lambda fd, operation: None)
+    monkeypatch.setattr("hpcc.cache.examine._this_host", lambda: "n1/another")
     trials = {trial.what: trial for trial in examine(cache, other(cache))}
     assert not trials["locks between processes"].good and not trials["locks between nodes"].good
     assert not trials["locks between nodes"].needed and trials["rename"].good
@@ -93,7 +100,8 @@ def test_the_other_side_stays_in_its_directory(cache: Cache, tmp_path: Path) -> 
     cache.make_directory("tmp")
     said = io.StringIO()
     answer(cache.root, io.StringIO("make ../../outside\nsee outside\nnonsense\nmake never\n"), said)
-    assert said.getvalue().split() == ["ready", "made", "seen"]
+    first, *rest = said.getvalue().splitlines()
+    assert first.startswith(f"ready {socket.gethostname()}/") and rest == ["made", "seen"]
     assert not (tmp_path / "outside").exists() and os.listdir(cache.path("tmp")) == ["outside"]
 
 

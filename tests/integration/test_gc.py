@@ -1,13 +1,17 @@
 """Garbage collection on a real filesystem: what goes and what stays, two users in one group, and those with traps."""
 
+import errno
 import json
 import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,7 +21,7 @@ from hpcc.cache.collect import Collection, collect
 from hpcc.cache.contents import contents, is_in_charge, remove
 from hpcc.cache.gc import Policy
 from hpcc.cache.init import init_group_cache
-from hpcc.cache.layout import Cache
+from hpcc.cache.layout import MAX_WRITERS, Cache
 from hpcc.cache.needs import read_needs
 from hpcc.cache.pins import pin, pins_of, read_pins, unpin
 from hpcc.cache.refs import Ref, read_ref, write_ref
@@ -25,6 +29,7 @@ from hpcc.cache.residue import tidy
 from hpcc.cache.roots import prune_roots, read_roots, register_root, rooted_keys
 from hpcc.cache.temporary import new_name
 from hpcc.copy import copy_image
+from hpcc.errors import CacheError
 from hpcc.image import open_image
 from hpcc.oci.digest import Digest
 from hpcc.registry.fake import FakeRegistry
@@ -476,6 +481,9 @@ def precious(tmp_path: Path) -> Path:
     return home
 
 
+SEEN = ("sif-v1", "packs-v1", "oci/blobs", "refs", "uses")
+
+
 @pytest.mark.root
 @pytest.mark.parametrize(
     "place",
@@ -494,9 +502,10 @@ def test_a_planted_link_is_never_followed(group_cache: Path, precious: Path, pla
     os.symlink(precious, target)
     os.utime(target, (1000, 1000), follow_symlinks=False)
     before = sorted(path for path in precious.rglob("*"))
-    for _ in range(2):
-        collect(cache, Policy(GRACE, DAY, 1))
-        collect(cache, Policy(0, DAY, 1))
+    for policy in (Policy(GRACE, DAY, 1), Policy(0, DAY, 1)) * 2:
+        # Where a whole part of the cache cannot be seen, nothing goes.
+        with pytest.raises(CacheError) if place in SEEN else nullcontext():
+            collect(cache, policy)
     remove(cache, contents(cache))
     assert sorted(path for path in precious.rglob("*")) == before
     assert all(path.is_dir() or path.read_text() == "mine" for path in before)
@@ -597,3 +606,62 @@ def test_an_image_that_was_imported_and_not_run_yet_stays(fake: MakeFake, hpcc_e
         path.unlink()
     gone = collect(cache, Policy(8 * 86400.0, max_age=20 * 86400.0)).removed
     assert {removal.item.kind for removal in gone} == {"blob"} and len(gone) == 2 + 1 + len(LAYERS)
+
+
+def test_what_index_json_names_stays(fake: MakeFake, hpcc_env: Path) -> None:
+    """An archive's image without a name has no ref."""
+    pull(fake(index=True), hpcc_env)
+    cache = Cache(str(hpcc_env / "cache"))
+    for directory in ("refs", "sif-v1", "packs-v1"):
+        shutil.rmtree(hpcc_env / "cache" / directory)
+    age(cache, 30)
+    assert collect(cache, Policy(GRACE)).removed == () and kinds(cache) == ["blob"] * 5
+    (hpcc_env / "cache/oci/index.json").unlink()
+    assert len(collect(cache, Policy(GRACE)).removed) == 5
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("place", ["sif-v1", "oci", "refs", "uses", "x.sif"])
+def test_where_the_filesystem_fails_nothing_goes(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, place: str, number: int
+) -> None:
+    """What cannot be read is not taken for what is not there: it may be what needs all the rest."""
+    put(cache, cache.sif("cd" * 32))
+    os.rename(cache.sif("cd" * 32), cache.path("sif-v1/x.sif"))
+    put(cache, cache.blob("sha256", "ab" * 32))
+    for directory in ("refs", "uses"):
+        cache.make_directory(directory)
+    age(cache, 30)
+    before, real = kinds(cache), os.open
+
+    def fail(path: object, *args: object, **options: object) -> int:
+        if path == place:
+            raise OSError(number, os.strerror(number), path)
+        return real(path, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(CacheError, match=re.escape(os.strerror(number))):
+        collect(cache, Policy(0, DAY, 1))
+    monkeypatch.undo()
+    assert kinds(cache) == before == ["blob", "sif"]
+
+
+def test_a_file_of_holes_counts_for_what_it_takes(cache: Cache) -> None:
+    path = Path(cache.sif("cd" * 32))
+    put(cache, str(path))
+    path.chmod(0o644)
+    os.truncate(path, 1 << 40)
+    assert sum(item.size for item in contents(cache)) < 1 << 20
+
+
+def test_each_writers_use_counts(cache: Cache) -> None:
+    """However many others plant files beside it."""
+    put(cache, cache.sif(KEY))
+    age(cache, 30)
+    cache.make_directory("uses", KEY)
+    for number in range(MAX_WRITERS + 5):
+        os.close(os.open(cache.path("uses", KEY, str(number)), os.O_CREAT | os.O_WRONLY))
+        os.utime(cache.path("uses", KEY, str(number)), (1000, 1000))
+    for name in os.listdir(cache.path("uses", KEY))[-1:]:
+        os.utime(cache.path("uses", KEY, name))
+    assert collect(cache, Policy(GRACE, DAY)).removed == ()

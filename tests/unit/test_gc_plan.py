@@ -92,6 +92,19 @@ def test_reasons() -> None:
     assert [each.why for each in done] == [UNUSED, UNREFERENCED, OVER]
 
 
+def test_an_image_without_a_sif_keeps_its_layers_until_its_turn_comes() -> None:
+    """As after `cache import` on a cluster without a network: it is no less worth than one with a SIF."""
+    held = [item("sif", "a", 30), item("sif", "b", 20), item("blob", "ma"), item("blob", "mb"), item("blob", "mi", 25),
+            item("blob", "li", 25), item("blob", "lb")]  # fmt: skip
+    wants = {"a": needs(["ma"]), "b": needs(["mb"], ["lb"]), "@mi": needs(["mi"], ["li"])}
+    order = ["blob lb", "sif a", "blob ma", "blob li", "blob mi", "sif b", "blob mb"]
+    for size, count in ((70, 0), (60, 1), (50, 3), (40, 3), (39, 5), (20, 5), (1, 7)):
+        assert plan(*held, needs=wants, max_size=size) == order[:count], size
+    assert plan(*held, needs=wants, max_age=27 * DAY) == ["sif a", "blob ma"]
+    young = [each._replace(made=NOW - 3 * DAY) if each.name == "mi" else each for each in held]
+    assert "blob li" not in plan(*young, needs=wants, max_age=9 * DAY)
+
+
 # -- any cache -------------------------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from("abcdef")
@@ -109,7 +122,12 @@ def items(draw: st.DrawFn) -> Item:
 
 HELD = st.lists(items(), max_size=25, unique_by=lambda each: each.path)
 BASES = st.frozensets(st.one_of(NAMES, NAMES.map(lambda name: f"sha256-{name}")), max_size=6)
-NEEDS = st.dictionaries(NAMES, st.builds(Needs, BASES, BASES))
+UNMADE = st.tuples(NAMES, BASES, BASES).map(lambda each: (f"@{each[0]}", Needs(each[1] | {each[0]}, each[2])))
+NEEDS = st.builds(
+    lambda made, unmade: {**made, **dict(unmade)},
+    st.dictionaries(NAMES, st.builds(Needs, BASES, BASES)),
+    st.lists(UNMADE, max_size=4),
+)
 KEPT = st.frozensets(NAMES, max_size=3)
 POLICIES = st.builds(
     Policy,
@@ -153,6 +171,9 @@ def test_it_gets_under_the_size_if_that_is_possible(
     if by.max_size and sum(each.size for each in ours) > by.max_size:
         assert not free
     # Of what belongs to no image, and is old enough, nothing stays in any case.
+    blobs = {base_name(each) for each in rest if each.kind != "sif"}
+    unmade = [each for key, each in wants.items() if key[:1] == "@" and key[1:] in blobs]
+    savings = savings.union(*(each.documents | each.savings for each in unmade))
     assert not [each for each in free if each.kind != "sif" and base_name(each) not in savings]
 
 
@@ -163,7 +184,8 @@ def test_oldest_use_first_and_no_image_before_the_last_saving(
     done = [each.item for each in plan_gc(held, wants, kept, NOW, by) if each.why == OVER]
     sifs = [min(each.used, NOW) for each in done if each.kind == "sif"]
     assert sifs == sorted(sifs)
-    kinds = [each.kind == "sif" for each in done]
+    unmade = {name for key, each in wants.items() if key[:1] == "@" for name in each.documents | each.savings}
+    kinds = [each.kind == "sif" for each in done if each.kind == "sif" or base_name(each) not in unmade]
     assert kinds == sorted(kinds)
     if sifs:
         rest = left(held, plan_gc(held, wants, kept, NOW, by))

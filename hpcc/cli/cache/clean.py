@@ -3,13 +3,15 @@
 import os
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from hpcc.cli import say
-from hpcc.cli.arguments import Command, Option, parse, usage_error
+from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.cache.items import (
     TYPE_OPTION,
     chosen_days,
     chosen_kinds,
+    find_key,
     is_named,
     own_tiers,
     pins_text,
@@ -18,9 +20,15 @@ from hpcc.cli.cache.items import (
 )
 from hpcc.errors import PolicyError, UsageError
 
+if TYPE_CHECKING:
+    from hpcc.cache.contents import Item
+    from hpcc.cache.layout import Cache
+
 COMMAND = Command(
     "cache clean [OPTIONS]",
-    "Remove your own objects from the cache. Runs that use them go on. What is pinned stays, unless you name it.",
+    "Remove your own objects from the cache. What is pinned or has a root stays unless you name it; and with each "
+    "image that stays, what finds it without a registry. Runs on this host that use one go on; where other nodes run "
+    "images from it over NFS, `cache gc` is kinder, which waits.",
     (
         Option(("-n", "--dry-run"), "only say what would be removed"),
         Option(("-f", "--force"), "do not ask"),
@@ -34,8 +42,7 @@ COMMAND = Command(
 
 
 def main(argv: list[str]) -> int:
-    from hpcc.cache.contents import contents, is_in_charge, owner_of, remove
-    from hpcc.cache.pins import read_pins
+    from hpcc.cache.contents import is_in_charge, owner_of, remove
 
     arguments = parse(COMMAND, argv)
     if arguments.positional:
@@ -47,22 +54,7 @@ def main(argv: list[str]) -> int:
                 f"{tier.root} is {user_name(owner_of(tier))}'s: only its owner and root remove what others made",
                 hint="Without --all-users it removes what is yours.",
             )
-    kinds = chosen_kinds(arguments)
-    before = time.time() - chosen_days(arguments) * 86400
-    chosen, pinned = [], []
-    for tier in tiers:
-        pins = {} if arguments.name else read_pins(tier)
-        for item in contents(tier):
-            if item.kind not in kinds or item.used > before or not is_named(tier, item, arguments.name):
-                continue
-            if item.owner != os.getuid() and not arguments.all_users:
-                continue
-            if item.kind == "sif" and item.key in pins:
-                pinned.append((item, pins[item.key]))
-            else:
-                chosen.append((tier, item))
-    for item, by in pinned:
-        say("INFO", f"{item.kind} {item.name[:12]} stays: pinned by {pins_text(by)}")
+    chosen = [(tier, item) for tier in tiers for item in (_named if arguments.name else _all)(tier, arguments)]
     if not chosen:
         print("There is nothing to remove." if arguments.all_users else "There is nothing of yours to remove.")
         return 0
@@ -79,10 +71,61 @@ def main(argv: list[str]) -> int:
         print("(`--dry-run` only shows this list.)")
         if not sys.stdin.isatty():
             raise UsageError("clean asks before it removes, and stdin is no terminal", hint="Add --force.")
-        if input(f"Remove {len(chosen)} object(s), {total}? [N/y] ").strip().lower() not in ("y", "yes"):
+        if _asked(f"Remove {len(chosen)} object(s), {total}? [N/y] ").strip().lower() not in ("y", "yes"):
             print("Nothing was removed.")
             return 0
     for tier in tiers:
         remove(tier, [item for other, item in chosen if other.root == tier.root])
     say("INFO", f"Removed {len(chosen)} object(s), {total}")
     return 0
+
+
+def _named(tier: "Cache", arguments: Arguments) -> "list[Item]":
+    """What --name names in this cache, pinned or not."""
+    from hpcc.cache.contents import contents
+
+    name = arguments.name
+    if name.startswith("docker://"):
+        at, key = find_key(name)
+        named = [item for item in contents(tier) if item.kind == "sif" and item.key == key and at.root == tier.root]
+    else:
+        named = [item for item in contents(tier) if is_named(item, name)]
+    return [item for item in named if _may_go(item, arguments)]
+
+
+def _all(tier: "Cache", arguments: Arguments) -> "list[Item]":
+    """All but what is pinned or has a root, which is said, and the documents of the images that stay."""
+    from hpcc.cache.contents import contents
+    from hpcc.cache.needs import base_name, read_needs
+    from hpcc.cache.pins import read_pins
+    from hpcc.cache.roots import rooted_keys
+
+    items, pins, roots = contents(tier), read_pins(tier), rooted_keys(tier)
+    going = []
+    for item in items:
+        if not _may_go(item, arguments):
+            continue
+        if item.kind == "sif" and item.key in pins:
+            say("INFO", f"sif {item.name[:12]} stays: pinned by {pins_text(pins[item.key])}")
+        elif item.kind == "sif" and item.key in roots:
+            say("INFO", f"sif {item.name[:12]} stays: {roots[item.key][0].path} is it (`hpcc cache roots`)")
+        else:
+            going.append(item)
+    paths = {item.path for item in going}
+    staying = {item.key for item in items if item.kind == "sif" and item.path not in paths}
+    needed = {name for key, needs in read_needs(tier, items).items() if key in staying for name in needs.documents}
+    return [item for item in going if item.kind == "sif" or base_name(item) not in needed]
+
+
+def _may_go(item: "Item", arguments: Arguments) -> bool:
+    before = time.time() - chosen_days(arguments) * 86400
+    mine = item.owner == os.getuid() or arguments.all_users
+    return mine and item.kind in chosen_kinds(arguments) and item.used <= before
+
+
+def _asked(question: str) -> str:
+    try:
+        return input(question)
+    except EOFError:  # ^D
+        print()
+        return ""

@@ -30,6 +30,8 @@ def main(argv: list[str]) -> int:
     target, *uris = arguments.positional or [""]
     if not uris:
         raise usage_error(COMMAND, "export needs a file name, and after it the images")
+    if target == "-":
+        raise usage_error(COMMAND, "export writes a file, which is there at once and whole; it does not write to -")
     if "://" in target:
         raise usage_error(COMMAND, f"{target} is no file name; it comes first")
     wrong = [uri for uri in uris if not uri.startswith("docker://")]

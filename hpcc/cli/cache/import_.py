@@ -10,8 +10,8 @@ from hpcc.errors import UsageError
 
 COMMAND = Command(
     "cache import [OPTIONS] FILE.tar",
-    "Take the images of an OCI archive into the cache. They are converted when they first run. Tags mean what the "
-    "archive says until a registry that can be reached says otherwise.",
+    "Take the images of an OCI archive, - for stdin, into the cache. They are converted when they first run. Tags "
+    "mean what the archive says until a registry that can be reached says otherwise.",
     (
         Option(("--private",), "into your private cache, instead of the shared one"),
         Option(("--name",), "what tags without a name belong to: docker://lab/tools", "NAME"),
@@ -33,7 +33,8 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--convert {arguments.convert!r}: there is no such time", hint="One of now, later.")
     base = Reference.parse(arguments.name).name if arguments.name else ""
     settings, progress = Settings.from_environ(), terminal(arguments)
-    done = import_archive(arguments.positional[0], settings, progress, private=arguments.private, base=base)
+    path = "/dev/stdin" if arguments.positional[0] == "-" else arguments.positional[0]
+    done = import_archive(path, settings, progress, private=arguments.private, base=base)
     for entry in done.unnamed:
         progress.warning(f"{entry.digest} has no name in the archive; give one: --name docker://REGISTRY/NAME")
     if arguments.convert == "now":

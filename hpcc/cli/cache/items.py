@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from hpcc.cli.arguments import Arguments, Option
-from hpcc.errors import ImageNotFound, UsageError
+from hpcc.errors import CacheError, ImageNotFound, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +23,22 @@ def own_tiers() -> "tuple[Cache, Cache]":
     from hpcc.settings import Settings
 
     shared, private = tiers(Settings.from_environ())[-2:]
+    for tier in (shared, private):
+        _check(tier.root)
     return shared, private
+
+
+def _check(root: str) -> None:
+    """CacheError where there is something that is no cache of ours to look into; none at all is an empty one."""
+    import os
+
+    try:
+        os.listdir(root)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        hint = "Name a directory of your own in HPCC_CACHE_DIR; `hpcc config` shows where the name comes from."
+        raise CacheError(f"cannot look into the cache {root}: {error.strerror}", hint=hint) from None
 
 
 def tier_kinds(settings: "Settings") -> tuple[str, ...]:
@@ -44,23 +59,14 @@ def chosen_kinds(arguments: Arguments) -> tuple[str, ...]:
 def chosen_days(arguments: Arguments) -> float:
     if arguments.days is None:
         return 0.0
-    if not arguments.days.isdigit():
+    if not arguments.days.isdecimal():
         raise UsageError(f"--days {arguments.days!r} is no number of days")
     return float(arguments.days)
 
 
-def is_named(tier: "Cache", item: "Item", name: str | None) -> bool:
-    """Whether `name` is the object's, or how its name begins, or the image that it is."""
-    if name is None or item.name == name:
-        return True
-    if not name.startswith("docker://"):
-        return len(name) >= SHORTEST and (item.name.startswith(name) or _bare(item).startswith(name))
-    if item.kind != "sif":
-        return False
-    from hpcc.oci.reference import Reference
-
-    image, reference = image_of(tier, item), Reference.parse(name)
-    return image == reference.canonical if reference.digest else image.startswith(f"{reference.name}@")
+def is_named(item: "Item", name: str) -> bool:
+    """Whether `name` is the object's, or how its name begins."""
+    return item.name == name or (len(name) >= SHORTEST and (item.name.startswith(name) or _bare(item).startswith(name)))
 
 
 def short_name(item: "Item") -> str:

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         stay = sum(map(len, left.values()))
         print(f"Repaired: {len(found) - stay} of {len(found)}." if found else "", end="\n" if found else "")
         if stay:
-            say("HINT", "What belongs to others, they repair; or the owner of the cache does.")
+            say("HINT", "What belongs to others, they repair, or the owner of the cache; what cannot be read stays.")
     elif found:
         say("HINT", "`hpcc cache verify --repair` takes it out of the way; what is needed is made anew then.")
     objects, size = sum(each.objects for _, each in reports), sum(each.size for _, each in reports)
