@@ -12,6 +12,8 @@ from hpcc.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hpcc.cli.arguments import Arguments
+
 
 COMMANDS = {
     "cache": ("cache", "list and clean the cache of images"),
@@ -121,6 +123,12 @@ def _closest(name: str) -> str:
     from difflib import get_close_matches
 
     return (get_close_matches(name, COMMANDS, 1) or ["one of " + ", ".join(COMMANDS)])[0]
+
+
+def inform(arguments: Arguments, text: str) -> None:
+    """Say how it went, unless the user wants to hear only what went wrong."""
+    if not arguments.quiet and not arguments.silent:
+        say("INFO", text)
 
 
 def say(level: str, text: str) -> None:

@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 import platform
+import signal
 import stat
 import subprocess
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -427,7 +429,7 @@ def test_full_disk(hpcc: Puller, size: str) -> None:
         "ls -A $CACHE/tmp; find $CACHE -name '*.sif'",
         "pull", "it.sif", hpcc.uri,
     )  # fmt: skip
-    check_failure(done, 255, "No space|full")
+    check_failure(done, 255, r"No space|full|has \S+ [MG]B free")
     assert done.stdout == "" and not hpcc.path("it.sif").exists()
 
 
@@ -493,3 +495,25 @@ def test_without_a_cache(hpcc: Puller, way: list[str] | dict[str, str]) -> None:
     assert list(temporary.iterdir()) == []
     assert hpcc("exec", *flags, hpcc.uri + "0", "true", env=env).returncode == 255
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_without_a_cache_and_cancelled(hpcc: Puller, number: int) -> None:
+    temporary = hpcc.path("temporary")
+    temporary.mkdir()
+    if hpcc.person.uid != os.geteuid():
+        os.chown(temporary, hpcc.person.uid, hpcc.person.gid)
+    hpcc.registry.delay = 3.0
+    argv = [hpcc.installed.hpcc, "exec", "--disable-cache", hpcc.uri, "true"]
+    process = hpcc.person.popen(argv, env={**hpcc.env, "TMPDIR": str(temporary)})
+    try:
+        end = time.monotonic() + 20
+        while not list(temporary.iterdir()) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert list(temporary.iterdir())
+        process.send_signal(number)
+        assert process.wait(20) == 128 + number
+        assert list(temporary.iterdir()) == []
+    finally:
+        process.kill()
+        process.wait()

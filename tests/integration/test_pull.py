@@ -780,12 +780,17 @@ def _in_mount_namespace(home: Path, script: str) -> "subprocess.CompletedProcess
 @pytest.mark.root
 @pytest.mark.parametrize("size", ["300k", "1m", "3m", "6m"])
 def test_full_disk(fake, hpcc_env: Path, size: str) -> None:
+    """That shows in the writes alone, as with a quota, or where somebody else fills it meanwhile."""
     registry = fake()
     (hpcc_env / "cache").mkdir()
+    blind = hpcc_env / "blind.py"
+    blind.write_text(
+        "import hpcc.pulling\nfrom hpcc.cli import console\nhpcc.pulling.check_room = lambda *_: None\nconsole()\n"
+    )
     done = _in_mount_namespace(
         hpcc_env,
-        f"mount -t tmpfs -o size={size} tmpfs cache; "
-        f"status=0; $HPCC pull x.sif {uri_of(registry)} || status=$?; find cache -type f; exit $status",
+        f"mount -t tmpfs -o size={size} tmpfs cache; status=0; "
+        f"{sys.executable} {blind} pull x.sif {uri_of(registry)} || status=$?; find cache -type f; exit $status",
     )
     assert done.returncode == 255, done.stderr
     assert "No space left" in done.stderr and "HINT:" in done.stderr and "Traceback" not in done.stderr

@@ -2,7 +2,7 @@
 
 import os
 
-from hpcc.cli import say
+from hpcc.cli import inform
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.cache.items import size_text
 from hpcc.cli.terminal import terminal
@@ -63,11 +63,10 @@ def _adopt_blobs(arguments: Arguments, settings: Settings) -> None:
     done = adopt_layout(directory, tier, settings, progress)
     for path in done.damaged:
         progress.warning(f"{path} is damaged, and left out")
-    if not arguments.quiet and not arguments.silent:
-        for name in done.images:
-            say("INFO", f"Adopted {name}")
-        said = f"{done.blobs} blob(s), {size_text(done.size)}, in {tier.root}; {done.had} were there before"
-        say("INFO", f"Adopted {said}")
+    for name in done.images:
+        inform(arguments, f"Adopted {name}")
+    said = f"{done.blobs} blob(s), {size_text(done.size)}, in {tier.root}; {done.had} were there before"
+    inform(arguments, f"Adopted {said}")
 
 
 def _adopt_prefix(arguments: Arguments, settings: Settings) -> None:

@@ -5,7 +5,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from hpcc.cli import say
+from hpcc.cli import inform
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.cache.items import (
     TYPE_OPTION,
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
             return 0
     for tier in tiers:
         remove(tier, [item for other, item in chosen if other.root == tier.root])
-    say("INFO", f"Removed {len(chosen)} object(s), {total}")
+    inform(arguments, f"Removed {len(chosen)} object(s), {total}")
     return 0
 
 
@@ -106,9 +106,9 @@ def _all(tier: "Cache", arguments: Arguments) -> "list[Item]":
         if not _may_go(item, arguments):
             continue
         if item.kind == "sif" and item.key in pins:
-            say("INFO", f"sif {item.name[:12]} stays: pinned by {pins_text(pins[item.key])}")
+            inform(arguments, f"sif {item.name[:12]} stays: pinned by {pins_text(pins[item.key])}")
         elif item.kind == "sif" and item.key in roots:
-            say("INFO", f"sif {item.name[:12]} stays: {roots[item.key][0].path} is it (`hpcc cache roots`)")
+            inform(arguments, f"sif {item.name[:12]} stays: {roots[item.key][0].path} is it (`hpcc cache roots`)")
         else:
             going.append(item)
     paths = {item.path for item in going}

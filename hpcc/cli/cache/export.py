@@ -1,6 +1,6 @@
 """hpcc cache export: images into one file, to be carried to a cluster without a network."""
 
-from hpcc.cli import say
+from hpcc.cli import inform
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.cache.items import size_text
 from hpcc.cli.source import chosen_platform
@@ -43,6 +43,6 @@ def main(argv: list[str]) -> int:
     progress, arch = terminal(arguments), chosen_platform(arguments)
     images = [Wanted.parse(uri, settings, arch=arch, progress=progress) for uri in uris]
     done = export_images(images, settings, target, progress, fetch=arguments.pull, replace=arguments.force)
-    if not arguments.quiet and not arguments.silent:
-        say("INFO", f"Wrote {target}: {len(done.images)} image(s), {done.blobs} blobs, {size_text(done.size)}")
+    said = f"{len(done.images)} image(s), {done.blobs} blobs, {size_text(done.size)}"
+    inform(arguments, f"Wrote {target}: {said}")
     return 0

@@ -2,7 +2,7 @@
 
 import os
 
-from hpcc.cli import say
+from hpcc.cli import inform
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.cache.items import size_text
 from hpcc.cli.terminal import terminal
@@ -48,8 +48,7 @@ def main(argv: list[str]) -> int:
             wanted = Wanted(str(reference), exact, Platform.host())
             image = find_cached(wanted, settings) or pull_image(wanted, settings, progress)
             os.close(image.rootfs.fd)
-    if not arguments.quiet and not arguments.silent:
-        for reference, _ in done.images:
-            say("INFO", f"Imported {reference}")
-        say("INFO", f"{done.new_blobs} new blob(s), {size_text(done.new_bytes)}, in {done.tier.root}")
+    for reference, _ in done.images:
+        inform(arguments, f"Imported {reference}")
+    inform(arguments, f"{done.new_blobs} new blob(s), {size_text(done.new_bytes)}, in {done.tier.root}")
     return 0

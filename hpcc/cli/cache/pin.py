@@ -1,6 +1,6 @@
 """hpcc cache pin, hpcc cache unpin: images that garbage collection leaves alone."""
 
-from hpcc.cli import say
+from hpcc.cli import inform
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.cache.items import find_key, pins_text
 
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
         raise usage_error(PIN, "pin needs an image")
     for tier, key in [find_key(uri) for uri in arguments.positional]:
         pin(tier, key, arguments.note or "")
-        say("INFO", f"Pinned {key[:12]} in {tier.root}")
+        inform(arguments, f"Pinned {key[:12]} in {tier.root}")
     return 0
 
 
@@ -39,5 +39,5 @@ def unpin(argv: list[str]) -> int:
     for tier, key in [find_key(uri) for uri in arguments.positional]:
         said = f"Unpinned {key[:12]}" if pins.unpin(tier, key) else f"{key[:12]} had no pin of yours"
         others = pins.pins_of(tier, key)
-        say("INFO", f"{said}; it is still pinned by {pins_text(others)}" if others else said)
+        inform(arguments, f"{said}; it is still pinned by {pins_text(others)}" if others else said)
     return 0

@@ -4,7 +4,7 @@ import json
 import os
 import time
 
-from hpcc.cli import say
+from hpcc.cli import inform
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.cache.items import own_tiers, user_name
 from hpcc.errors import ImageNotFound, UsageError
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
             prune_roots(tier, before=time.time(), owner=None if is_in_charge(tier) else os.geteuid()).files
             for tier in tiers
         )
-        say("INFO", f"Forgot {count} root(s)")
+        inform(arguments, f"Forgot {count} root(s)")
         return 0
     roots = [(root, is_alive(root), tier) for tier in tiers for root in read_roots(tier)]
     if arguments.json:
@@ -63,7 +63,7 @@ def _add(arguments: Arguments) -> int:
     found = [(path, mark, _tier_of(path, mark)) for path, mark in [(path, _mark(path)) for path in paths]]
     for path, mark, tier in found:
         register_root(tier, path, mark.key)
-        say("INFO", f"{path} keeps {mark.key[:12]} in {tier.root}")
+        inform(arguments, f"{path} keeps {mark.key[:12]} in {tier.root}")
     return 0
 
 

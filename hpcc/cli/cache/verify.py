@@ -2,11 +2,15 @@
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 from hpcc.cli import say
 from hpcc.cli.arguments import Command, Option, parse
 from hpcc.cli.cache.items import own_tiers, size_text
 from hpcc.cli.terminal import terminal
+
+if TYPE_CHECKING:
+    from hpcc.checking import Report
 
 COMMAND = Command(
     "cache verify [OPTIONS] [IMAGE…]",
@@ -54,9 +58,14 @@ def main(argv: list[str]) -> int:
             say("HINT", "What belongs to others, they repair, or the owner of the cache; what cannot be read stays.")
     elif found:
         say("HINT", "`hpcc cache verify --repair` takes it out of the way; what is needed is made anew then.")
-    objects, size = sum(each.objects for _, each in reports), sum(each.size for _, each in reports)
-    print(f"Checked {objects} object(s), {size_text(size)}: {f'{len(found)} found' if found else 'all good'}.")
+    if found or not (arguments.quiet or arguments.silent):
+        _sum_up([report for _, report in reports], len(found))
     return int(bool(found))
+
+
+def _sum_up(reports: "list[Report]", found: int) -> None:
+    objects, size = sum(each.objects for each in reports), sum(each.size for each in reports)
+    print(f"Checked {objects} object(s), {size_text(size)}: {f'{found} found' if found else 'all good'}.")
 
 
 def _user(uid: int) -> str:
