@@ -118,7 +118,10 @@ class Cache:
         return os.stat(self.root).st_mode & SHARED == SHARED
 
     def make_directory(self, *parts: str) -> str:
-        """The directory, made where it is missing, with the modes of the module's docstring. Idempotent."""
+        """The directory, made where it is missing, with the modes of the module's docstring. Idempotent.
+
+        CacheError for a link on the way: a member could have this user's things written to another place of his.
+        """
         path = self.root
         if not os.path.isdir(path):
             with explained(path):
@@ -127,6 +130,9 @@ class Cache:
         shared = self.is_shared()
         for part in "/".join(parts).split("/"):
             path = os.path.join(path, part)
+            if os.path.islink(path):
+                hint = "Its owner removes it, or the cache's."
+                raise CacheError(f"{path} is a link, and a cache has none", hint=hint)
             if not os.path.isdir(path):
                 unsticky = path in (self.path("locks"), self.path("oci"))
                 with explained(path):

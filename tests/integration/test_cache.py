@@ -165,6 +165,20 @@ def test_link_in_the_objects_place_is_replaced_not_followed(cache: Cache, tmp_pa
     assert precious.read_text() == "mine" and not os.path.islink(cache.sif(KEY))
 
 
+@pytest.mark.parametrize("place", ["sif-v1", "uses", f"uses/{KEY}", "tmp"])
+def test_link_on_the_way_is_refused(cache: Cache, tmp_path: Path, place: str) -> None:
+    """A member who owns a directory of the cache has nothing of ours written to where he likes."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    cache.make_directory(*os.path.dirname(place).split("/")) if "/" in place else os.mkdir(cache.root)
+    os.symlink(elsewhere, cache.path(place))
+    cache.touch_use(KEY)  # never fails a run
+    if place in ("sif-v1", "tmp"):
+        with pytest.raises(CacheError, match=f"{place} is a link"):
+            put(cache, cache.sif(KEY))
+    assert os.listdir(elsewhere) == []
+
+
 def test_many_threads_publish_one_name(cache: Cache) -> None:
     data = os.urandom(200_000)
     seen: list[bytes | None] = []
