@@ -103,8 +103,9 @@ def test_stats(hpcc: Puller) -> None:
     assert hpcc.path("cache.svg").read_text().startswith("<svg")
     document = json.loads(hpcc("cache", "stats", "--json").stdout)
     assert document["images"][0]["users"] == 1 and document["hours"] == 1 and document["tags"] == 1
-    check_failure(hpcc("cache", "stats", "--plot", "cache.png"), 255, "SVG")
-    assert not hpcc.path("cache.png").exists()
+    check_failure(hpcc("cache", "stats", "--plot", "cache.pdf"), 255, "SVG and PNG")
+    check_failure(hpcc("cache", "stats", "--plot", "cache.png"), 255, r"hpcc\[plot\]")  # is not installed there
+    assert not hpcc.path("cache.png").exists() and not hpcc.path("cache.pdf").exists()
 
 
 def test_adopt(hpcc: Puller, registry: FakeRegistry) -> None:

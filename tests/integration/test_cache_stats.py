@@ -1,6 +1,8 @@
 """hpcc cache stats: sizes, tags, users and what is shared, from what is there anyway; and the picture of it."""
 
+import io
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from hpcc.cache.layout import Cache
-from hpcc.cli.cache.picture import MOST, draw
+from hpcc.cli.cache.picture import LABEL, MOST, ROW, TOP, Box, draw, to_png, to_svg
+from hpcc.errors import UsageError
 from hpcc.registry.fake import FakeRegistry
 from hpcc.stats import Usage, read_stats
 from tests.support.pulls import LAYERS, NAME, config_of, pull, tar_layer
@@ -92,12 +95,32 @@ def test_the_picture() -> None:
         "h.example/a@sha256:00", ("h.example/<&'\">\x07/" + "n" * 300 + ":1",), "/c", 1 << 40, 0, now, now, 1, 1
     )
     for images in ([], [odd], [odd._replace(size=size) for size in range(200, 0, -1)]):
-        text = draw(images, now)
-        top = ElementTree.fromstring(text)
+        picture = draw(images, now)
+        top = ElementTree.fromstring(to_svg(picture))
         space = "{http://www.w3.org/2000/svg}"
-        groups = top.findall(f"{space}g")
-        assert len(groups) == min(len(images), MOST)
+        assert len(top.findall(f"{space}rect/{space}title")) == min(len(images), MOST)
         width, height = int(top.attrib["width"]), int(top.attrib["height"])
         for bar in top.iter(f"{space}rect"):
             assert int(bar.get("x", "0")) + int(bar.attrib["width"]) <= width
             assert int(bar.get("y", "0")) + int(bar.attrib["height"]) <= height
+
+
+def test_the_picture_as_png(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bars in the same places, and text beside them."""
+    from PIL import Image
+
+    now = time.time()
+    used = Usage("h.example/a@sha256:00", ("h.example/a:1",), "/c", 1 << 30, 0, now, now, 1, 1)
+    picture = draw([used, used._replace(size=1 << 29, used=now - 90 * 86400)], now)
+    with Image.open(io.BytesIO(to_png(picture))) as image:
+        assert image.format == "PNG" and image.size == (picture.width, picture.height)
+        for bar in (shape for shape in picture.shapes if isinstance(shape, Box)):
+            middle = image.getpixel((bar.x + bar.width // 2, bar.y + bar.height // 2))
+            assert "#{:02x}{:02x}{:02x}".format(*middle) == bar.colour
+        left = image.crop((0, TOP, LABEL - 4, TOP + ROW)).convert("L")
+        assert left.getextrema() == (0, 255)  # the label, black on white
+
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(UsageError, match="Pillow") as caught:
+        to_png(picture)
+    assert "hpcc[plot]" in caught.value.hint

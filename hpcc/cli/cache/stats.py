@@ -5,7 +5,7 @@ import os
 import secrets
 import time
 
-from hpcc.cli import say
+from hpcc.cli import inform
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.cache.items import own_tiers, size_text
 from hpcc.errors import CacheError, UsageError
@@ -16,7 +16,7 @@ COMMAND = Command(
     "Show what takes the room in the cache, which images are used, and what sharing saves.",
     (
         Option(("-j", "--json"), "as JSON, with all images"),
-        Option(("--plot",), "draw the images by size and last use into this file", "FILE.svg"),
+        Option(("--plot",), "draw the images by size and last use into this file, .svg or .png", "FILE"),
     ),
     "hpcc cache stats --plot cache.svg",
 )
@@ -28,16 +28,14 @@ def main(argv: list[str]) -> int:
     arguments = parse(COMMAND, argv)
     if arguments.positional:
         raise usage_error(COMMAND, f"stats takes no argument: {arguments.positional[0]}")
-    if arguments.plot is not None and not arguments.plot.lower().endswith(".svg"):
-        raise UsageError(
-            f"--plot {arguments.plot}: hpcc draws SVG alone",
-            hint="Name it FILE.svg; browsers show it, and `rsvg-convert FILE.svg -o FILE.png` makes a PNG of it.",
-        )
     stats = read_stats(own_tiers())
     if arguments.plot is not None:
-        from hpcc.cli.cache.picture import draw
+        from hpcc.cli.cache.picture import FORMATS, draw
 
-        _write(arguments.plot, draw(stats.images, time.time()))
+        convert = FORMATS.get(os.path.splitext(arguments.plot)[1].lower())
+        if convert is None:
+            raise UsageError(f"--plot {arguments.plot}: hpcc draws SVG and PNG", hint="Name it FILE.svg or FILE.png.")
+        _write(arguments.plot, convert(draw(stats.images, time.time())))
     if arguments.json:
         saved = {"shared": round(stats.shared, 4), "hours": stats.hours, "saved_pulls": stats.saved_pulls}
         document = {
@@ -68,17 +66,17 @@ def main(argv: list[str]) -> int:
             f"Runs in {stats.hours} hour(s) or more. {stats.saved_pulls} pull(s), {size_text(stats.saved_bytes)}, were "
             "saved for users after the first."
         )
-    if arguments.plot is not None and not arguments.quiet and not arguments.silent:
-        say("INFO", f"Wrote {arguments.plot}")
+    if arguments.plot is not None:
+        inform(arguments, f"Wrote {arguments.plot}")
     return 0
 
 
-def _write(path: str, text: str) -> None:
+def _write(path: str, data: bytes) -> None:
     """Atomic: a picture that was there before is replaced as a whole."""
     temporary = f"{path}.{secrets.token_hex(6)}"
     try:
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "xb") as file:
+            file.write(data)
         os.rename(temporary, path)
     except OSError as error:
         raise CacheError(f"cannot write {path}: {error.strerror}", hint="Choose another place.") from None
