@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SHARED = stat.S_ISVTX | stat.S_IWGRP
 COPY = 1 << 20
 MAX_WRITERS = 10_000  # files in a directory that are looked at
+TRIES = 10  # to publish while somebody removes temporaries and directories: in a storm of that, three were too few
 USE_INTERVAL = 3600.0  # seconds between two touches of a use
 
 
@@ -172,11 +173,11 @@ class Cache:
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
             source = file.name
-            for last in (False, False, True):
+            for tries in range(TRIES):
                 try:
                     return self._rename(source, path, beside=beside)
                 except FileNotFoundError:
-                    if last:
+                    if tries == TRIES - 1:
                         raise
                     source = self._copy_again(file.fileno(), mode)
             raise AssertionError
@@ -200,18 +201,29 @@ class Cache:
         return own_slot(path) if beside else path
 
     def _copy_again(self, fd: int, mode: int) -> str:
-        """A new temporary with the bytes of a file that has no name any more."""
+        """A new temporary with the bytes of a file that has no name any more.
+
+        It gets its own when all is on the disk (open(2), O_TMPFILE), so that nobody removes it before; where the
+        filesystem has no such files, at once.
+        """
         from hpcc.cache.temporary import new_name
 
-        path = os.path.join(self.make_directory("tmp"), new_name())
-        with open(path, "xb", opener=open_private) as copy:
+        directory = self.make_directory("tmp")
+        path = os.path.join(directory, new_name())
+        try:
+            unnamed, copy_fd = True, os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        except OSError:
+            unnamed, copy_fd = False, open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with open(copy_fd, "wb") as copy:
             offset = 0
             while data := os.pread(fd, COPY, offset):
                 copy.write(data)
                 offset += len(data)
             copy.flush()
-            os.fchmod(copy.fileno(), mode)
-            os.fsync(copy.fileno())
+            os.fchmod(copy_fd, mode)
+            os.fsync(copy_fd)
+            if unnamed:  # by linkat(2), which link(2) is not: it follows the link in /proc
+                os.link(f"/proc/self/fd/{copy_fd}", path, src_dir_fd=copy_fd, follow_symlinks=True)
         return path
 
     def write(self, path: str, data: bytes, *, mode: int = 0o444, beside: bool = False) -> None:

@@ -796,3 +796,24 @@ def test_directory_of_somebody_else(open_dir: Path, plain_user: Person) -> None:
     assert "Permission denied" in said and "HPCC_CACHE_DIR" in said
     Cache(str(open_dir / "cache")).touch_use(KEY)  # never fails, here or there
     call_as(plain_user, lambda: Cache(str(open_dir / "cache")).touch_use("k2"))
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_what_is_published_outlives_its_temporary(cache: Cache, monkeypatch: pytest.MonkeyPatch, unnamed: bool) -> None:
+    """Also where the filesystem has no files without a name (NFS)."""
+    real = os.open
+
+    def refuse(path: str, flags: int, *args: int, **options: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(95, "Operation not supported")
+        return real(path, flags, *args, **options)
+
+    if not unnamed:
+        monkeypatch.setattr(os, "open", refuse)
+    data = os.urandom(3 << 20)
+    with cache.temporary() as file:
+        file.write(data)
+        os.unlink(file.name)
+        path = cache.publish(file, cache.sif(KEY))
+    assert Path(path).read_bytes() == data and stat.S_IMODE(os.stat(path).st_mode) == 0o444
+    assert os.listdir(cache.path("tmp")) == []
