@@ -18,16 +18,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, BinaryIO
 
-from hpcc.cache.blobs import read_blob
 from hpcc.cache.index import REF_NAME
 from hpcc.cache.layout import Cache
 from hpcc.errors import CacheError, HpccError, ImageNotFound, IntegrityError, UsageError, place_hint
 from hpcc.layout import write_layout
-from hpcc.lookup import Wanted, known_digests, tiers
-from hpcc.oci.choice import choose_manifest
-from hpcc.oci.config import ImageConfig
+from hpcc.lookup import Miss, Wanted, choose_within, known_digests, tiers
 from hpcc.oci.digest import Digest, Verifier
-from hpcc.oci.manifest import OCI_INDEX, Descriptor, Index, Manifest, parse_manifest
+from hpcc.oci.manifest import OCI_INDEX, Descriptor, Index, Manifest
 from hpcc.oci.platform import Platform
 from hpcc.progress import SILENT, Part, Progress
 from hpcc.records import NamedTuple
@@ -61,10 +58,6 @@ class _Found(NamedTuple):
     blobs: tuple[Descriptor, ...]
     missing: tuple[Descriptor, ...]
     source: _Source
-
-
-class _Miss(Exception):
-    """A document that no cache has."""
 
 
 def export_images(
@@ -151,7 +144,7 @@ def _find(wanted: Wanted, settings: Settings, directory: str = "") -> _Found | N
         source = _Source(readable_tiers(known.cache, caches), directory)
         try:
             top, documents, manifest = _choose(source.caches, known.digest, wanted.platform)
-        except _Miss:
+        except Miss:
             continue
         blobs = {each.digest: each for each in (*documents, manifest.config, *manifest.layers)}
         missing = tuple(each for each in blobs.values() if not _has(source, each))
@@ -173,25 +166,8 @@ def _names(wanted: Wanted) -> tuple[str, ...]:
 def _choose(
     caches: tuple[Cache, ...], digest: Digest, platform: Platform
 ) -> tuple[Descriptor, list[Descriptor], Manifest]:
-    """What the digest is, the documents from there to the platform's manifest, and that. Raises _Miss."""
-    read: dict[Digest, tuple[Descriptor, Manifest | Index]] = {}
-
-    def blob(digest: Digest) -> bytes:
-        data = read_blob(caches, digest)
-        if data is None:
-            raise _Miss
-        return data
-
-    def document(descriptor: Descriptor) -> Manifest | Index:
-        data = blob(descriptor.digest)
-        parsed = parse_manifest(data)
-        read[descriptor.digest] = (Descriptor(parsed.media_type, descriptor.digest, len(data)), parsed)
-        return parsed
-
-    def runs_on(manifest: Manifest) -> Platform:
-        return ImageConfig.parse(blob(manifest.config.digest)).platform
-
-    chosen, manifest = choose_manifest(Descriptor("", digest, 0), platform, document, runs_on)
+    """What the digest is, the documents from there to the platform's manifest, and that. Raises Miss."""
+    chosen, manifest, read = choose_within(caches, digest, platform)
 
     def way(at: Digest) -> list[Descriptor]:
         """Of what was read, only what lies between: others were looked at for their platform."""

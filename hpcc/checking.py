@@ -18,7 +18,7 @@ from hpcc.cache.index import MAX_INDEX, add_to_index, remove_missing
 from hpcc.cache.intake import contained
 from hpcc.cache.layout import Cache
 from hpcc.cache.needs import base_name, mark_of
-from hpcc.cache.refs import MAX_SIZE, Ref
+from hpcc.cache.refs import MAX_SIZE, Ref, parse_ref
 from hpcc.cache.trash import discard
 from hpcc.errors import HpccError, ImageNotFound
 from hpcc.lookup import Wanted, known_digests, origin_of, tiers
@@ -28,7 +28,6 @@ from hpcc.oci.manifest import OCI_INDEX, Descriptor, Manifest, parse_manifest
 from hpcc.oci.reference import Reference
 from hpcc.progress import SILENT, Progress
 from hpcc.proving import Bench, problem_of
-from hpcc.quickjson import loads
 from hpcc.records import NamedTuple
 from hpcc.settings import Settings
 from hpcc.sources.docker import readable_tiers
@@ -238,13 +237,7 @@ def read_refs(cache: Cache) -> Iterator[Ref]:
 def _parse_ref(path: str, data: bytes) -> Ref | None:
     """The ref at refs/<name>/_tags/<tag>/<uid>, if it is that tag's."""
     name, _, rest = path.removeprefix("refs/").partition("/_tags/")
-    try:
-        ref = Ref(**loads(data))
-        Digest.parse(ref.digest)
-        good = ref.name == f"{name}:{rest.partition('/')[0]}" and 0 <= ref.checked_at < 1e15 and ref.size >= 0
-    except (ValueError, TypeError, AttributeError):  # HpccErrors of what does not parse are ValueErrors
-        return None
-    return ref if good else None
+    return parse_ref(data, f"{name}:{rest.partition('/')[0]}")
 
 
 def _index_entries(cache: Cache) -> list[Digest] | None:

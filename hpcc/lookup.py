@@ -174,30 +174,44 @@ def pin_for_run(reference: Reference, digest: Digest, settings: Settings) -> Non
 
 def choose_cached(caches: tuple[Cache, ...], digest: Digest, wanted: Wanted) -> Digest | None:
     """The digest of the manifest for the wanted platform that `digest` leads to, as far as the caches know."""
+    try:
+        return choose_within(caches, digest, wanted.platform)[0].digest
+    except Miss:
+        return None
+    except UnsupportedImage as error:
+        raise UnsupportedImage(f"{wanted.reference}: {error.message}", hint=error.hint) from None
+
+
+def choose_within(
+    caches: tuple[Cache, ...], digest: Digest, platform: Platform
+) -> tuple[Descriptor, Manifest, dict[Digest, tuple[Descriptor, Manifest | Index]]]:
+    """The manifest for the platform that `digest` leads to, and all documents that were read on the way, as they are.
+
+    Raises Miss for a blob that the caches do not have; UnsupportedImage.
+    """
+    documents: dict[Digest, tuple[Descriptor, Manifest | Index]] = {}
 
     def blob(digest: Digest) -> bytes:
         data = read_blob(caches, digest)
         if data is None:
-            raise _Miss
+            raise Miss
         return data
 
     def read(descriptor: Descriptor) -> Manifest | Index:
-        return parse_manifest(blob(descriptor.digest), None)
+        data = blob(descriptor.digest)
+        parsed = parse_manifest(data)
+        documents[descriptor.digest] = (Descriptor(parsed.media_type, descriptor.digest, len(data)), parsed)
+        return parsed
 
     def runs_on(manifest: Manifest) -> Platform:
         from hpcc.oci.config import ImageConfig
 
         return ImageConfig.parse(blob(manifest.config.digest)).platform
 
-    try:
-        return choose_manifest(Descriptor("", digest, 0), wanted.platform, read, runs_on)[0].digest
-    except _Miss:
-        return None
-    except UnsupportedImage as error:
-        raise UnsupportedImage(f"{wanted.reference}: {error.message}", hint=error.hint) from None
+    return *choose_manifest(Descriptor("", digest, 0), platform, read, runs_on), documents
 
 
-class _Miss(Exception):
+class Miss(Exception):
     """A manifest that no cache has."""
 
 

@@ -82,21 +82,16 @@ def problem_of(bench: Bench, item: Item) -> str:
 def _prove_blob(bench: Bench, file: BinaryIO, item: Item) -> str:
     algorithm = os.path.basename(os.path.dirname(item.path))
     try:
-        digest = Digest.parse(f"{algorithm}:{_plain_name(item)}")
+        digest = Digest.parse(f"{algorithm}:{item.key}")
     except InvalidReference:
         return "its name is no digest"
     return "" if hashes_to(file, digest) else "its bytes are not those of its digest"
 
 
-def _plain_name(item: Item) -> str:
-    """Its name without the number that one beside an occupied name has."""
-    return item.name.partition(".")[0]
-
-
 def _prove_pack(bench: Bench, file: BinaryIO, item: Item) -> str:
     fd = file.fileno()
     try:
-        algorithm, value, converter = _plain_name(item).split("-", 2)
+        algorithm, value, _ = item.key.split("-", 2)
         diff_id = Digest.parse(f"{algorithm}:{value}")
     except (ValueError, InvalidReference):
         return "its name is none of a pack"
@@ -167,7 +162,7 @@ def _prove_sif(bench: Bench, file: BinaryIO, item: Item) -> str:
     mark = read_json(image.sif, fd, MARK) or {}
     name, _, digest = str(mark.get("reference", "")).rpartition("@")
     origin = Origin(name, digest, str(mark.get("platform", "")), str(mark.get("converter", "")))
-    if image.key != _plain_name(item) or origin.key != image.key:
+    if image.key != item.key or origin.key != image.key:
         return "it is another image than its name says"
     if origin.converter == bench.compressor.id:
         with ExitStack() as stack:

@@ -29,7 +29,7 @@ class Item(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Of a SIF: what it is named by, without the number that one beside an occupied name has."""
+        """Of a SIF or a blob: what it is named by, without the number that one beside an occupied name has."""
         return self.name.partition(".")[0]
 
 

@@ -42,7 +42,7 @@ def base_name(item: Item) -> str:
     """What the name of a blob or pack says of it: the digest, of a pack the diff id, whatever converter made it."""
     if item.kind == "pack":
         return "-".join(item.name.split("-", 2)[:2])
-    return item.name.partition(".")[0]
+    return item.key
 
 
 def read_needs(cache: Cache, items: Iterable[Item]) -> dict[str, Needs]:
@@ -54,7 +54,8 @@ def read_needs(cache: Cache, items: Iterable[Item]) -> dict[str, Needs]:
     """
     items = tuple(items)
     documents = _Documents(cache, [item for item in items if item.kind == "blob"])
-    signatures = _signatures(cache)
+    refs = _refs(cache)
+    signatures = _signatures(refs)
     found: dict[str, Needs] = {}
     converted = set()
     for item in items:
@@ -63,18 +64,24 @@ def read_needs(cache: Cache, items: Iterable[Item]) -> dict[str, Needs]:
             needs = _needs(mark, documents, signatures)
             known = found.get(item.key, Needs(frozenset(), frozenset()))
             found[item.key] = Needs(known.documents | needs.documents, known.savings | needs.savings)
-    for name in sorted(_named(cache, documents) - converted):
+    for name in sorted(_named(cache, refs, documents) - converted):
         found[f"@{name}"] = _needs(Mark("", f"@sha256:{name}"), documents, signatures)
     return found
 
 
-def _named(cache: Cache, documents: "_Documents") -> set[str]:
+def _refs(cache: Cache) -> list[tuple[str, str]]:
+    """Of each ref its tag, and the digits of what that names, "" where it does not say."""
+    found = []
+    for path, _ in walk.files(cache, "refs", walk.DEEPEST):
+        found.append((path.split("/")[-2], _digest(_object(walk.read(cache, path, REF_SIZE) or b""))))
+    return found
+
+
+def _named(cache: Cache, refs: list[tuple[str, str]], documents: "_Documents") -> set[str]:
     """The manifests that are here and that refs and index.json lead to."""
     index = _object(walk.read(cache, "oci/index.json", MAX_INDEX) or b"")
     found, queue, seen = set(), [_digest(each) for each in _list(index or {}, "manifests")], set()
-    for path, _ in walk.files(cache, "refs", walk.DEEPEST):
-        if not path.split("/")[-2].endswith(".sig"):
-            queue.append(_digest(_object(walk.read(cache, path, REF_SIZE) or b"")))
+    queue += [name for tag, name in refs if not tag.endswith(".sig")]
     while queue:
         name = queue.pop()
         if not name or name in seen:
@@ -177,15 +184,12 @@ def _packs(config: "dict[str, Any]") -> set[str]:
     return {each.replace(":", "-", 1) for each in diff_ids or () if isinstance(each, str)}
 
 
-def _signatures(cache: Cache) -> dict[str, set[str]]:
+def _signatures(refs: list[tuple[str, str]]) -> dict[str, set[str]]:
     """Digest -> those of the manifests of its signatures, by the tags sha256-<hex>.sig (sources/signatures.py)."""
     found: dict[str, set[str]] = {}
-    for path, _ in walk.files(cache, "refs", walk.DEEPEST):
-        tag = path.split("/")[-2]
-        if tag.startswith("sha256-") and tag.endswith(".sig"):
-            name = _digest(_object(walk.read(cache, path, REF_SIZE) or b""))
-            if name:
-                found.setdefault(tag[7:-4], set()).add(name)
+    for tag, name in refs:
+        if tag.startswith("sha256-") and tag.endswith(".sig") and name:
+            found.setdefault(tag[7:-4], set()).add(name)
     return found
 
 

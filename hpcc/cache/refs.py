@@ -46,7 +46,7 @@ def read_ref(cache: Cache, name: str, tag: str) -> Ref | None:
     now = time.time()
     newest: Ref | None = None
     for data in cache.read_writers(cache.tag(name, tag), MAX_SIZE):
-        ref = _parse(data, f"{name}:{tag}")
+        ref = parse_ref(data, f"{name}:{tag}")
         if ref and (newest is None or abs(now - ref.checked_at) < abs(now - newest.checked_at)):
             newest = ref
     return newest
@@ -60,7 +60,7 @@ def write_ref(cache: Cache, name: str, tag: str, ref: Ref) -> None:
 def read_run_ref(cache: Cache, run: str, name: str, tag: str) -> Ref | None:
     """What the tag means in this run of this user's, or None where it was not used there yet."""
     data = cache.read(os.path.join(cache.run(run), _hash(f"{name}:{tag}")), MAX_SIZE)
-    return _parse(data, f"{name}:{tag}") if data else None
+    return parse_ref(data, f"{name}:{tag}") if data else None
 
 
 def write_run_ref(cache: Cache, run: str, ref: Ref) -> None:
@@ -108,7 +108,8 @@ def _dump(ref: Ref) -> bytes:
     return json.dumps(ref._asdict(), separators=(",", ":")).encode()
 
 
-def _parse(data: bytes, name: str) -> Ref | None:
+def parse_ref(data: bytes, name: str) -> Ref | None:
+    """The ref of the tag `name`, registry/repository:tag; None for what is none, or another tag's."""
     try:
         ref = Ref(**loads(data))
         valid = ref.name == name and str(Digest.parse(ref.digest)) and isinstance(ref.media_type, str)

@@ -36,12 +36,12 @@ def survey(cache: Cache, kind: str, home: str) -> Tier:
     mode = None if owner is None else stat.S_IMODE(os.stat(cache.root).st_mode)
     place = _existing(cache.root)
     room = _room(place)
-    problem = _problem(cache.root)
+    problem = walk.closed(cache)
     images = sum(name.endswith(".sif") for name in walk.names(cache, "sif-v1"))
     writable = not problem and os.access(place, os.W_OK | os.X_OK) and not os.statvfs(place).f_flag & os.ST_RDONLY
     tier = Tier(kind, cache.root, owner, mode, users, groups, room, images, writable, ())
     warnings = warnings_of(tier, home, is_named=_is_named(owner, cache))
-    return tier._replace(warnings=(problem, *warnings) if problem else warnings)
+    return tier._replace(warnings=(f"hpcc cannot look into it: {problem}", *warnings) if problem else warnings)
 
 
 def warnings_of(tier: Tier, home: str, *, is_named: bool) -> tuple[str, ...]:
@@ -88,17 +88,6 @@ def is_below(path: str, home: str) -> bool:
 def _is_named(owner: int | None, cache: Cache) -> bool:
     """Whether the owner is this user, root, or named, and not only trusted because the cache is his."""
     return owner in (None, 0, os.getuid()) or cache.policy.names_user(owner)
-
-
-def _problem(root: str) -> str:
-    """Why it is no cache to look into, "" where it is one, or none yet."""
-    try:
-        os.listdir(root)
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        return f"hpcc cannot look into it: {error.strerror}"
-    return ""
 
 
 def _existing(path: str) -> str:

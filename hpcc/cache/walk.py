@@ -124,16 +124,23 @@ def read(cache: Cache, path: str, limit: int) -> bytes | None:
 def look_through(cache: Cache, directories: Iterable[str]) -> None:
     """CacheError where one of these directories is there and may not be listed: who removes has to see all."""
     for directory in directories:
-        try:
-            with opened(cache, directory) as fd:
-                os.listdir(fd)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
+        if said := closed(cache, directory):
             raise CacheError(
-                f"cannot look through {cache.path(directory)}: {error.strerror}",
+                f"cannot look through {cache.path(directory)}: {said}",
                 hint="Who removes things has to see all that there is: the owner of the cache can, or root.",
-            ) from None
+            )
+
+
+def closed(cache: Cache, directory: str = "") -> str:
+    """Why a directory of the cache, "" for its own, cannot be listed; "" where it can, or is not there."""
+    try:
+        with opened(cache, directory) as fd:
+            os.listdir(fd)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 @contextmanager

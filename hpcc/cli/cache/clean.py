@@ -90,7 +90,7 @@ def _named(tier: "Cache", arguments: Arguments) -> "list[Item]":
         named = [item for item in contents(tier) if item.kind == "sif" and item.key == key and at.root == tier.root]
     else:
         named = [item for item in contents(tier) if is_named(item, name)]
-    return [item for item in named if _may_go(item, arguments)]
+    return _allowed(named, arguments)
 
 
 def _all(tier: "Cache", arguments: Arguments) -> "list[Item]":
@@ -102,9 +102,7 @@ def _all(tier: "Cache", arguments: Arguments) -> "list[Item]":
 
     items, pins, roots = contents(tier), read_pins(tier), rooted_keys(tier)
     going = []
-    for item in items:
-        if not _may_go(item, arguments):
-            continue
+    for item in _allowed(items, arguments):
         if item.kind == "sif" and item.key in pins:
             inform(arguments, f"sif {item.name[:12]} stays: pinned by {pins_text(pins[item.key])}")
         elif item.kind == "sif" and item.key in roots:
@@ -117,10 +115,11 @@ def _all(tier: "Cache", arguments: Arguments) -> "list[Item]":
     return [item for item in going if item.kind == "sif" or base_name(item) not in needed]
 
 
-def _may_go(item: "Item", arguments: Arguments) -> bool:
-    before = time.time() - chosen_days(arguments) * 86400
-    mine = item.owner == os.getuid() or arguments.all_users
-    return mine and item.kind in chosen_kinds(arguments) and item.used <= before
+def _allowed(items: "list[Item]", arguments: Arguments) -> "list[Item]":
+    """Those whose owner, kind and last use are as was asked for."""
+    before, kinds, me = time.time() - chosen_days(arguments) * 86400, chosen_kinds(arguments), os.getuid()
+    ours = [item for item in items if item.owner == me or arguments.all_users]
+    return [item for item in ours if item.kind in kinds and item.used <= before]
 
 
 def _asked(question: str) -> str:

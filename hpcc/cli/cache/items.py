@@ -18,27 +18,17 @@ SHORTEST = 8  # characters of a name that may stand for all of it
 
 
 def own_tiers() -> "tuple[Cache, Cache]":
-    """The caches that are this user's to write to: shared and private."""
+    """The caches that are this user's to write to, shared and private. CacheError for what cannot be looked into."""
+    from hpcc.cache.walk import closed
     from hpcc.lookup import tiers
     from hpcc.settings import Settings
 
     shared, private = tiers(Settings.from_environ())[-2:]
     for tier in (shared, private):
-        _check(tier.root)
+        if said := closed(tier):
+            hint = "Name a directory of your own in HPCC_CACHE_DIR; `hpcc config` shows where the name comes from."
+            raise CacheError(f"cannot look into the cache {tier.root}: {said}", hint=hint)
     return shared, private
-
-
-def _check(root: str) -> None:
-    """CacheError where there is something that is no cache of ours to look into; none at all is an empty one."""
-    import os
-
-    try:
-        os.listdir(root)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        hint = "Name a directory of your own in HPCC_CACHE_DIR; `hpcc config` shows where the name comes from."
-        raise CacheError(f"cannot look into the cache {root}: {error.strerror}", hint=hint) from None
 
 
 def tier_kinds(settings: "Settings") -> tuple[str, ...]:
