@@ -1,66 +1,18 @@
-"""Compress the blocks of a SquashFS image: which compressor, on how many threads, in which order.
-
-A converter id names all that the bytes of a pack or SIF depend on beside their input: the version of this
-layout, the compression library's own version, its level, and the machine's architecture. Where another
-library compresses, the id is another one, never other bytes under one name.
-"""
+"""Compress the blocks of a SquashFS image: on how many threads, in which order."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
 
-from hpcc.records import TYPE_CHECKING, NamedTuple
+from hpcc.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from concurrent.futures import Future, ThreadPoolExecutor
 
 
-BLOCK_SIZE = 131072
 STORED = 1 << 24  # in a size word: this block is not compressed (squashfs/inode.py)
-LAYOUT = "1"  # raise it whenever the same layers would give other bytes
-HEAD = 8  # bytes that ISA-L's quick loop must not see first; at least 4, at most 16
-LEVEL = 2  # isal's highest level whose output is the same on each CPU model; level 3 has given three results
-
-
-class Compressor(NamedTuple):
-    id: str  # of the converter
-    squashfs_id: int
-    compress: Callable[[bytes], bytes]
-
-
-def converter_id() -> str:
-    """The id of `default_compressor`, without loading the compressor: a warm run asks for it."""
-    machine = os.uname().machine
-    try:
-        # ISA-L's own version: python-isal is built from several of them under one number of its own.
-        from isal import ISAL_VERSION
-    except ImportError:
-        from zlib import ZLIB_RUNTIME_VERSION
-
-        return f"{LAYOUT}-gzip-zlib{ZLIB_RUNTIME_VERSION}-6-{machine}"
-    return f"{LAYOUT}-gzip-isal{ISAL_VERSION}-{LEVEL}-{machine}"
-
-
-def default_compressor() -> Compressor:
-    """gzip by ISA-L level 2, which every kernel reads; zlib level 6 where isal has no wheel."""
-    from hpcc.squashfs.compression import GZIP
-
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        import zlib
-
-        return Compressor(converter_id(), GZIP, lambda data: zlib.compress(data, 6))
-
-    def compress(data: bytes) -> bytes:
-        """One zlib stream. Its first bytes are flushed alone: see docs/adr/0007-isal-first-bytes.md."""
-        stream = isal_zlib.compressobj(LEVEL)
-        head = stream.compress(data[:HEAD]) + stream.flush(isal_zlib.Z_SYNC_FLUSH)
-        return head + stream.compress(data[HEAD:]) + stream.flush()
-
-    return Compressor(converter_id(), GZIP, compress)
 
 
 def thread_count() -> int:

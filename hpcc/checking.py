@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from hpcc.blocks import default_compressor, thread_count
+from hpcc.blocks import thread_count
 from hpcc.cache import walk
 from hpcc.cache.contents import Item, contents
 from hpcc.cache.index import MAX_INDEX, add_to_index, remove_missing
@@ -78,7 +78,7 @@ def select(wanted: Wanted, settings: Settings) -> Selection:
         found = contained(caches, Descriptor("", digest, 0))
         names.update(each.hex for each in found.reached)
         references.update(f"{reference.name}@{each}" for each in found.reached)
-        names.update(origin_of(reference, each, wanted.platform).key for each in found.reached)
+        names.update(origin_of(reference, each, wanted.platform, settings).key for each in found.reached)
         for cache in caches:
             for diff_id in _layers(cache, [image for _, image in found.images]):
                 names.add(f"{diff_id.algorithm}-{diff_id.hex}")
@@ -114,7 +114,7 @@ def check_cache(
     readable = readable_tiers(cache, tiers(settings))
     with ThreadPoolExecutor(thread_count()) as pool:
         layers = _layers(cache, _manifests(cache, every))
-        bench = Bench(cache, readable, default_compressor(), pool, layers, set(), set(), set())
+        bench = Bench(cache, readable, pool, layers, set(), set(), set())
         for item in chosen:
             damaged = True
             try:

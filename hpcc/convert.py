@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 from hpcc import fstree, metadata
-from hpcc.blocks import BLOCK_SIZE, Compressor, read_ahead
-from hpcc.errors import IntegrityError
+from hpcc.blocks import read_ahead
+from hpcc.compressors import BLOCK_SIZE, Compressor
+from hpcc.errors import IntegrityError, PolicyError
 from hpcc.oci import layer
 from hpcc.oci.compression import decompress
 from hpcc.oci.config import ImageConfig
@@ -25,12 +26,12 @@ from hpcc.origin import Origin
 from hpcc.pack import STORED_MASK, DataWriter, Pack, write_pack
 from hpcc.records import NamedTuple
 from hpcc.sif import create, descriptor
+from hpcc.squashfs import superblock
 from hpcc.squashfs.compression import decompressor
 from hpcc.squashfs.fragment import Fragment
 from hpcc.squashfs.inode import NO_FRAGMENT, Placement
 from hpcc.squashfs.writer import encode_tables
 
-SUPERBLOCK_SIZE = 96
 QUEUE_DEPTH = 32  # blocks of a layer that wait for compression: 4 MiB
 
 
@@ -40,11 +41,17 @@ def pack_name(diff_id: Digest, converter: str) -> str:
 
 
 def convert_layer(
-    chunks: Iterable[bytes], diff_id: Digest, out: BinaryIO, compressor: Compressor, pool: ThreadPoolExecutor
+    chunks: Iterable[bytes],
+    diff_id: Digest,
+    out: BinaryIO,
+    compressor: Compressor,
+    pool: ThreadPoolExecutor,
+    most: int = 0,
 ) -> Pack:
     """Write the pack of the layer whose blob is `chunks` to `out`, and check the layer's diff id.
 
-    Reads `chunks` to their end. Raises InvalidImage or IntegrityError; what was written is then to be thrown away.
+    Reads `chunks` to their end. Raises InvalidImage or IntegrityError, PolicyError where the layer unpacks to more than
+    `most` bytes (0: any number); what was written is then to be thrown away.
     """
     import hashlib
 
@@ -54,7 +61,14 @@ def convert_layer(
     source = iter(chunks)
 
     def plain() -> Iterator[bytes]:
+        size = 0
         for piece in decompress(source):
+            size += len(piece)
+            if 0 < most < size:
+                raise PolicyError(
+                    f"a layer unpacks to more than {most / 1e9:g} GB, the most that is allowed here",
+                    hint="Where the image is to be trusted, raise the setting: HPCC_MAX_LAYER=500GB.",
+                )
             plain_hash.update(piece)
             yield piece
         for _ in source:  # what stands behind the compressed stream still counts for the blob's digest
@@ -125,7 +139,7 @@ def assemble(
         mtime=metadata.created(config)[1],
     )
     _write_at(fd, start + data.end, tables.tables)
-    _write_at(fd, start, tables.superblock)
+    _write_at(fd, start, tables.head)
     layout = _layout(parts, data.end + len(tables.tables), config.architecture)
     _write_at(fd, 0, layout.head)
     for body, offset in zip(bodies, layout.offsets, strict=False):
@@ -157,7 +171,7 @@ class _Data:
         self._blocks: dict[tuple[int, int], int] = {}  # pack, start in it -> start here
         self._copied: dict[tuple[int, int], int] = {}  # pack, fragment of it -> fragment here
         self._tails: dict[_Source, Placement] = {}  # of fragments that were taken apart
-        self.end = SUPERBLOCK_SIZE
+        self.end = superblock.SIZE + len(superblock.encode_options(compressor.squashfs_id))
         self._writer: DataWriter | None = None
 
     def copy_live(self, sources: Iterable[_Source]) -> None:

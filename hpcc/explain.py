@@ -6,11 +6,11 @@ name -> tag -> index -> manifest -> SIF, and the layers that a new SIF would nee
 import os
 import time
 
-from hpcc.blocks import default_compressor
 from hpcc.cache.blobs import read_blob
 from hpcc.cache.layout import Cache
 from hpcc.cache.limits import Standing, list_standings, this_host
 from hpcc.cache.refs import read_ref, read_run_ref
+from hpcc.compressors import converter_id
 from hpcc.convert import pack_name
 from hpcc.errors import HpccError
 from hpcc.lookup import Wanted, choose_cached, find_cached, known_digests, open_cached, origin_of, run_of, tiers
@@ -50,8 +50,8 @@ def explain(wanted: Wanted, settings: Settings) -> Explanation:
         steps.append(_manifest_step(chosen, digest or stale))
     missing: list[str] = []
     if chosen is not None:
-        steps.append(_sif_step(wanted, chosen, caches))
-        layers, missing = _layer_step(caches, chosen)
+        steps.append(_sif_step(wanted, chosen, caches, settings))
+        layers, missing = _layer_step(caches, chosen, converter_id(settings.compression))
         steps.append(layers)
     standings = _standings(reference, caches)
     steps += [
@@ -103,8 +103,8 @@ def _manifest_step(chosen: Digest | None, digest: Digest | None) -> Step:
     return Step("manifest", True, f"{_short(str(chosen))} is here")
 
 
-def _sif_step(wanted: Wanted, chosen: Digest, caches: tuple[Cache, ...]) -> Step:
-    origin = origin_of(wanted.reference, chosen, wanted.platform)
+def _sif_step(wanted: Wanted, chosen: Digest, caches: tuple[Cache, ...], settings: Settings) -> Step:
+    origin = origin_of(wanted.reference, chosen, wanted.platform, settings)
     image = open_cached(caches, origin, wanted.uri)
     if image is not None:
         os.close(image.rootfs.fd)
@@ -115,16 +115,16 @@ def _sif_step(wanted: Wanted, chosen: Digest, caches: tuple[Cache, ...]) -> Step
     return Step("SIF", False, f"none by this converter ({origin.converter}): never made, or cleaned away")
 
 
-def _layer_step(caches: tuple[Cache, ...], chosen: Digest) -> tuple[Step, list[str]]:
+def _layer_step(caches: tuple[Cache, ...], chosen: Digest, converter: str) -> tuple[Step, list[str]]:
     """What is there of the layers, and the sizes of those that would be fetched."""
     manifest = parse_manifest(read_blob(caches, chosen) or b"{}")
     assert isinstance(manifest, Manifest)
     data = read_blob(caches, manifest.config.digest)
     if data is None:
         return Step("layers", False, "the image's config is not here, and tells which they are"), []
-    compressor, packs, blobs, missing = default_compressor().id, 0, 0, []
+    packs, blobs, missing = 0, 0, []
     for layer, diff_id in zip(manifest.layers, ImageConfig.parse(data).diff_ids, strict=False):
-        if _has(caches, [cache.pack(pack_name(diff_id, compressor)) for cache in caches]):
+        if _has(caches, [cache.pack(pack_name(diff_id, converter)) for cache in caches]):
             packs += 1
         elif _has(caches, [cache.blob(layer.digest.algorithm, layer.digest.hex) for cache in caches]):
             blobs += 1

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import BinaryIO
 
-from hpcc.blocks import Compressor
 from hpcc.cache.layout import Cache
 from hpcc.cache.partial import Partial, partial
+from hpcc.compressors import Compressor
 from hpcc.convert import OpenPack, convert_layer, pack_name
 from hpcc.errors import CacheError, HpccError, IntegrityError, InvalidImage
 from hpcc.oci.digest import Digest
@@ -134,7 +134,9 @@ class Layer:
         self._pack_file.seek(0)
         self._pack_file.truncate()
         try:
-            pack = convert_layer(chunks, self._diff_id, self._pack_file, self._shop.compressor, pool)
+            pack = convert_layer(
+                chunks, self._diff_id, self._pack_file, self._shop.compressor, pool, self._shop.settings.max_layer
+            )
         except (IntegrityError, InvalidImage):
             # Bytes that somebody altered look like a broken layer: what the download says of them comes first.
             if coming is not None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import time
 
-from hpcc.blocks import converter_id
 from hpcc.cache.blobs import read_blob
 from hpcc.cache.layout import Cache
 from hpcc.cache.refs import Known, Ref, read_ref, read_run_ref, write_run_ref
+from hpcc.compressors import converter_id
 from hpcc.errors import CacheError, HpccError, PolicyError, UnsupportedImage
 from hpcc.local import Image, open_local
 from hpcc.oci.choice import choose_manifest
@@ -81,7 +81,7 @@ def find_cached(wanted: Wanted, settings: Settings, *, since: float | None = Non
             continue
         if settings.signed and not _is_signed(reference, (digest, chosen), caches, settings):
             continue
-        found = open_cached(caches, origin_of(reference, chosen, platform), uri)
+        found = open_cached(caches, origin_of(reference, chosen, platform, settings), uri)
         if found is not None:
             pin_for_run(reference, digest, settings)
             return found
@@ -97,9 +97,9 @@ def _is_signed(
     return not needs_signature(reference.name, settings) or is_signed_in_cache(reference, digests, caches, settings)
 
 
-def origin_of(reference: Reference, manifest_digest: Digest, platform: Platform) -> Origin:
-    """What the SIF of this image is made from, by this converter."""
-    return Origin(reference.name, str(manifest_digest), str(platform), converter_id())
+def origin_of(reference: Reference, manifest_digest: Digest, platform: Platform, settings: Settings) -> Origin:
+    """What the SIF of this image is made from, and by which converter."""
+    return Origin(reference.name, str(manifest_digest), str(platform), converter_id(settings.compression))
 
 
 def known_digests(

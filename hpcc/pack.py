@@ -27,7 +27,8 @@ from hashlib import sha256
 from typing import Any, BinaryIO
 
 from hpcc import fstree
-from hpcc.blocks import BLOCK_SIZE, BlockQueue
+from hpcc.blocks import BlockQueue
+from hpcc.compressors import BLOCK_SIZE
 from hpcc.errors import InvalidImage, UnsupportedImage
 from hpcc.oci import layer, tar
 from hpcc.records import NamedTuple

@@ -8,6 +8,7 @@ SIF    its key is its name and follows from what it says of itself. It is assemb
 """
 
 import errno
+import functools
 import os
 import stat
 import tempfile
@@ -17,11 +18,12 @@ from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from hpcc import fstree
-from hpcc.blocks import BLOCK_SIZE, STORED, Compressor
+from hpcc.blocks import STORED
 from hpcc.cache.blobs import read_blob
 from hpcc.cache.contents import Item
 from hpcc.cache.intake import CHUNK, hashes_to
 from hpcc.cache.layout import Cache
+from hpcc.compressors import BLOCK_SIZE, Compressor, compressor_of
 from hpcc.convert import OpenPack, assemble, convert_layer, pack_name
 from hpcc.errors import CacheError, HpccError, IntegrityError, InvalidImage, InvalidReference
 from hpcc.local import open_local, read_json
@@ -32,10 +34,10 @@ from hpcc.origin import MARK, Origin
 from hpcc.pack import STORED_MASK, Pack, read_pack
 from hpcc.records import NamedTuple
 from hpcc.sources.growing import cached_chunks
-from hpcc.squashfs.compression import GZIP, ZSTD, decompressor
+from hpcc.squashfs.compression import NAMES, decompressor
 from hpcc.squashfs.reader import open_squashfs
 
-_COMPRESSIONS = {"gzip": GZIP, "zstd": ZSTD}  # in a converter's id
+_compressor_of = functools.cache(compressor_of)
 
 
 class Bench(NamedTuple):
@@ -47,7 +49,6 @@ class Bench(NamedTuple):
 
     cache: Cache
     readable: tuple[Cache, ...]
-    compressor: Compressor
     pool: ThreadPoolExecutor
     layers: dict[Digest, Descriptor]
     damaged: set[str]
@@ -97,14 +98,15 @@ def _prove_pack(bench: Bench, file: BinaryIO, item: Item) -> str:
         return "its name is none of a pack"
     pack = _read_pack(fd, item)
     converter = pack.name.split("-", 2)[2]
-    if converter == bench.compressor.id and diff_id in bench.layers:
+    compressor = _compressor_of(converter)
+    if compressor is not None and diff_id in bench.layers:
         with _scratch(bench.cache) as made:
-            if _make_pack(bench, diff_id, made) is not None:
+            if _make_pack(bench, diff_id, made, compressor) is not None:
                 bench.proven.add(item.path)
                 return "" if _same(fd, made.fileno()) else "its bytes are not those that its layer gives"
-    compression = _COMPRESSIONS.get(converter.split("-")[1])
-    if compression is not None:
-        _read_blocks(fd, pack, decompressor(compression))
+    formats = [number for number, name in NAMES.items() if name in converter.split("-")[1:2]]
+    for number in formats:
+        _read_blocks(fd, pack, decompressor(number))
     return ""
 
 
@@ -121,14 +123,14 @@ def _read_pack(fd: int, item: Item) -> Pack:
     return read_pack(lambda offset, length: os.pread(fd, length, offset), size, names[-1])
 
 
-def _make_pack(bench: Bench, diff_id: Digest, out: BinaryIO) -> Pack | None:
+def _make_pack(bench: Bench, diff_id: Digest, out: BinaryIO, compressor: Compressor) -> Pack | None:
     """The pack of a layer anew, from its blob; None where no sound blob of it is there."""
     layer = bench.layers.get(diff_id)
     chunks = cached_chunks(bench.readable, layer) if layer is not None else None
     if chunks is None:
         return None
     try:
-        pack = convert_layer(chunks, diff_id, out, bench.compressor, bench.pool)
+        pack = convert_layer(chunks, diff_id, out, compressor, bench.pool)
     except (IntegrityError, InvalidImage):
         return None
     out.flush()
@@ -164,10 +166,11 @@ def _prove_sif(bench: Bench, file: BinaryIO, item: Item) -> str:
     origin = Origin(name, digest, str(mark.get("platform", "")), str(mark.get("converter", "")))
     if image.key != item.key or origin.key != image.key:
         return "it is another image than its name says"
-    if origin.converter == bench.compressor.id:
+    compressor = _compressor_of(origin.converter)
+    if compressor is not None:
         with ExitStack() as stack:
             used: set[str] = set()
-            made = _assemble(bench, origin, stack, used)
+            made = _assemble(bench, origin, compressor, stack, used)
             if made is not None:
                 if _same(fd, made.fileno()):
                     bench.proven.update(used)
@@ -183,7 +186,9 @@ def _prove_sif(bench: Bench, file: BinaryIO, item: Item) -> str:
     return ""
 
 
-def _assemble(bench: Bench, origin: Origin, stack: ExitStack, used: set[str]) -> BinaryIO | None:
+def _assemble(
+    bench: Bench, origin: Origin, compressor: Compressor, stack: ExitStack, used: set[str]
+) -> BinaryIO | None:
     """The SIF anew, from sound packs and blobs; None where they are not all there. used: paths of the packs."""
     try:
         manifest = parse_manifest(read_blob(bench.readable, Digest.parse(origin.digest)) or b"{}")
@@ -194,18 +199,20 @@ def _assemble(bench: Bench, origin: Origin, stack: ExitStack, used: set[str]) ->
         return None
     packs: dict[Digest, OpenPack] = {}
     for diff_id in dict.fromkeys(config.diff_ids):
-        pack = _open_pack(bench, diff_id, stack, used)
+        pack = _open_pack(bench, diff_id, compressor, stack, used)
         if pack is None:
             return None
         packs[diff_id] = pack
     made = stack.enter_context(_scratch(bench.cache))
     every = [packs[diff_id] for diff_id in config.diff_ids]
-    assemble(made.fileno(), every, origin, config, bench.compressor, bench.pool)
+    assemble(made.fileno(), every, origin, config, compressor, bench.pool)
     return made
 
 
-def _open_pack(bench: Bench, diff_id: Digest, stack: ExitStack, used: set[str]) -> OpenPack | None:
-    name = pack_name(diff_id, bench.compressor.id)
+def _open_pack(
+    bench: Bench, diff_id: Digest, compressor: Compressor, stack: ExitStack, used: set[str]
+) -> OpenPack | None:
+    name = pack_name(diff_id, compressor.id)
     for cache in bench.readable:
         path = cache.pack(name)
         fd = cache.open(path) if path not in bench.damaged else None
@@ -219,7 +226,7 @@ def _open_pack(bench: Bench, diff_id: Digest, stack: ExitStack, used: set[str]) 
         used.add(os.readlink(f"/proc/self/fd/{found.fd}"))
         return found
     made = stack.enter_context(_scratch(bench.cache))
-    pack = _make_pack(bench, diff_id, made)
+    pack = _make_pack(bench, diff_id, made, compressor)
     return None if pack is None else OpenPack(pack, made.fileno())
 
 

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 
-from hpcc.blocks import default_compressor, thread_count
+from hpcc.blocks import thread_count
 from hpcc.cache.flight import Tell, single_flight
 from hpcc.cache.index import add_to_index
 from hpcc.cache.layout import Cache
 from hpcc.cache.locking import Locking
 from hpcc.cache.room import check_room
 from hpcc.cache.temporary import sweep
+from hpcc.compressors import make_compressor
 from hpcc.convert import assemble
 from hpcc.errors import (
     AccessDenied,
@@ -105,11 +106,11 @@ def pull_image(wanted: Wanted, settings: Settings, progress: Progress = SILENT) 
     try:
         # The name of what may be private goes into no lock that others see.
         return alone(private, find_out) if upstream.has_login else alone(shared, work)
-    except InvalidImage as error:  # said deep in a parser, which knows neither the image nor whom to ask
-        said = error.message if uri in error.message else f"{uri}: {error.message}"
-        raise InvalidImage(
-            said, hint=error.hint or "The image is broken as it was pushed; tell whoever made it."
-        ) from None
+    except (InvalidImage, PolicyError) as error:  # said deep in a parser, which knows neither the image nor whom to ask
+        if uri in error.message or str(reference) in error.message:
+            raise
+        hint = error.hint or "The image is broken as it was pushed; tell whoever made it."
+        raise type(error)(f"{uri}: {error.message}", hint=hint) from None
     except (RateLimited, RegistryUnavailable) as error:
         note_standing(upstream, shared, private, error)
         raise
@@ -217,7 +218,7 @@ def _publish(
 ) -> Image:
     """The SIF, from the cache, or converted by one process for all that want these bytes."""
     uri, reference, platform = wanted
-    origin = origin_of(reference, found.digest, platform)
+    origin = origin_of(reference, found.digest, platform, settings)
     caches = tiers(settings)
 
     def cached() -> Image | None:
@@ -238,7 +239,7 @@ def _convert(wanted: Wanted, found: Found, upstream: Upstream, settings: Setting
     """Fetch and convert what is missing, and publish the SIF."""
     uri, reference, platform = wanted
     tier = found.tier
-    compressor = default_compressor()
+    compressor = make_compressor(settings.compression)
     with ExitStack() as stack:
         shop = Workshop(tier, readable_tiers(tier, tiers(settings)), compressor, settings, progress, stack)
         layers = _open_layers(shop, found)
@@ -264,7 +265,7 @@ def _convert(wanted: Wanted, found: Found, upstream: Upstream, settings: Setting
         progress.stage("Converting")
         packs = [layers[diff_id].opened() for diff_id in found.config.diff_ids]
         file = stack.enter_context(tier.temporary())
-        origin = origin_of(reference, found.digest, platform)
+        origin = origin_of(reference, found.digest, platform, settings)
         assemble(file.fileno(), packs, origin, found.config, compressor, pool)
         path = tier.publish(file, tier.sif(origin.key))
         image = open_cached((tier,), origin, uri)

@@ -117,6 +117,20 @@ def _choice(*names: str) -> Callable[[Any], str]:
     return parse
 
 
+COMPRESSIONS = {"gzip": 12, "zstd": 22, "lz4": 0, "xz": 0}
+"""Formats of the blocks of an image, and the highest level that each has; see compressors.py."""
+
+
+def _compression(value: Any) -> str:
+    """NAME or NAME:LEVEL, in one form: no leading zeros."""
+    name, colon, level = str(value).strip().lower().partition(":")
+    most = COMPRESSIONS.get(name, 0)
+    if name not in COMPRESSIONS or (colon and not (level.isdecimal() and level.isascii() and 1 <= int(level) <= most)):
+        forms = [name if not most else f"{name}[:1-{most}]" for name, most in COMPRESSIONS.items()]
+        raise ValueError(f"one of {', '.join(forms)}")
+    return f"{name}:{int(level)}" if colon else name
+
+
 class Key(NamedTuple):
     parse: Callable[[Any], Any]
     variables: tuple[str, ...]  # beside HPCC_<NAME>, which comes first
@@ -153,6 +167,9 @@ KEYS: Mapping[str, Key] = {
     ),
     "keep_blobs": Key(_flag, (), "keep layers as the registry sent them"),
     "keep_packs": Key(_flag, (), "keep converted layers, so that the next image that shares them is quick"),
+    "compression": Key(
+        _compression, (), "of the images that are made: gzip (default), gzip:1-12, zstd[:1-22], lz4 or xz"
+    ),
     "gc_days": Key(_days, (), "hpcc cache gc removes images that were not used for so many days; 0: none"),
     "gc_size": Key(_size, (), "hpcc cache gc brings the cache down to this, such as 500GB; 0: any size"),
     "gc_grace": Key(_days, (), "days for which hpcc cache gc spares what was used, and keeps what it took away"),
@@ -177,6 +194,9 @@ KEYS: Mapping[str, Key] = {
     "allowed_registries": Key(_texts, (), "the only images that may be used, as quay.io or docker.io/library/*"),
     "signed": Key(_texts, (), "images that must be signed by one of signature_keys, as quay.io/site/* or docker.io"),
     "signature_keys": Key(_paths, (), "public keys (PEM), as cosign.pub; by colons, or a list in a file"),
+    "max_layer": Key(
+        _size, (), "the largest layer that is converted, unpacked, such as 200GB: a few MB can unpack to more; 0: any"
+    ),
     "max_image": Key(_size, (), "the largest image that is pulled, as its layers are sent, such as 20GB; 0: any"),
 }
 
@@ -203,6 +223,7 @@ class Settings:
     disable_cache: bool
     keep_blobs: bool
     keep_packs: bool
+    compression: str
     gc_days: float
     gc_size: int
     gc_grace: float
@@ -221,6 +242,7 @@ class Settings:
     allowed_registries: tuple[str, ...]
     signed: tuple[str, ...]
     signature_keys: tuple[str, ...]
+    max_layer: int
     max_image: int
     environ: Mapping[str, str]
     origins: Mapping[str, str]
@@ -302,6 +324,7 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "disable_cache": False,
         "keep_blobs": keep,
         "keep_packs": keep,
+        "compression": "gzip",
         "gc_days": 0.0,
         "gc_size": 0,
         "gc_grace": 8.0,  # above the longest walltime of most sites
@@ -320,6 +343,7 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "allowed_registries": (),
         "signed": (),
         "signature_keys": (),
+        "max_layer": 200 * 10**9,
         "max_image": 0,
     }
 

@@ -161,7 +161,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def installed() -> installation.Installation:
     """hpcc from a wheel of this tree, which the plain user can run too."""
-    return installation.install()
+    return installation.install(("compress",))
 
 
 @pytest.fixture

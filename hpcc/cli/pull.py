@@ -6,6 +6,7 @@ from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, source_settings
 from hpcc.cli.terminal import terminal
 from hpcc.errors import CacheError, UsageError
+from hpcc.settings import KEYS
 from hpcc.sitepath import load_site_packages
 
 COMMAND = Command(
@@ -14,12 +15,14 @@ COMMAND = Command(
     (
         Option(("-F", "--force"), "replace the file if it is there"),
         Option(("--format",), "sif (default), or oci: a directory with the image as the registry has it", "FORMAT"),
+        Option(("--compression",), "of the SIF: gzip (default), gzip:1-12, zstd[:1-22], lz4 or xz", "NAME[:LEVEL]"),
         Option(("--name",), "the file's name, in the working directory", "NAME"),
         Option(("--dir",), "the directory for the file", "DIR"),
         *SOURCE_OPTIONS,
     ),
     "hpcc pull docker://debian:12            # writes debian_12.sif\n"
     "hpcc pull --force tools.sif docker://quay.io/lab/tools:1.4\n"
+    "hpcc pull --compression zstd:9 docker://debian:12      # smaller, for slow storage\n"
     "hpcc pull --format oci debian docker://debian:12",
 )
 
@@ -55,6 +58,11 @@ def main(name: str, argv: list[str]) -> int:
     if not os.path.isdir(os.path.dirname(target)):
         raise CacheError(f"{os.path.dirname(target)} is no directory", hint="Make it first.")
     settings = source_settings(arguments, uri)
+    if arguments.compression is not None:
+        try:
+            settings = settings.replace(compression=KEYS["compression"].parse(arguments.compression))
+        except ValueError as error:
+            raise UsageError(f"--compression {arguments.compression!r}: {error}") from None
     progress = terminal(arguments)
     with cache_for(settings) as effective:
         wanted = Wanted.parse(uri, effective, arch=chosen_platform(arguments), progress=progress)

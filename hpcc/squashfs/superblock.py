@@ -14,6 +14,7 @@ import struct
 
 from hpcc.errors import InvalidImage, UnsupportedImage
 from hpcc.records import NamedTuple
+from hpcc.squashfs.compression import LZ4
 
 MAGIC = 0x73717368
 SIZE = 96
@@ -27,6 +28,14 @@ FLAG_OPTIONS = 0x0400
 LEAST_BLOCK, MOST_BLOCK = 4096, 1 << 20
 
 _LAYOUT = struct.Struct("<5I6H8Q")
+
+
+def encode_options(compressor: int) -> bytes:
+    """What stands between the superblock and the data: nothing, but for lz4, on whose options the kernel insists.
+
+    They are a metadata block, stored: u16 8 | 0x8000, then version 1 u32, flags 0 u32.
+    """
+    return struct.pack("<HII", 0x8000 | 8, 1, 0) if compressor == LZ4 else b""
 
 
 class Superblock(NamedTuple):

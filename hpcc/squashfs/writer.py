@@ -1,6 +1,6 @@
 """All tables of a SquashFS image, from a tree whose file data lies in place already.
 
-The caller writes data blocks and fragment blocks after the 96 bytes of the superblock, puts a
+The caller writes data blocks and fragment blocks after the superblock and its options, puts a
 `Placement` into each regular node, and appends the tables. Everything is decided by the tree
 alone, not by the order in which it was made: names are sorted by byte value, inodes are numbered
 level by level, so that the entries of a directory have consecutive numbers and, as far as
@@ -14,7 +14,7 @@ from hpcc.errors import InvalidImage, UnsupportedImage
 from hpcc.fstree import DIRECTORY, REGULAR, SYMLINK, Node
 from hpcc.records import NamedTuple
 from hpcc.squashfs import superblock as sb
-from hpcc.squashfs.compression import GZIP, XZ, ZSTD
+from hpcc.squashfs.compression import GZIP, LZ4, XZ, ZSTD
 from hpcc.squashfs.directory import check_names, encode_listing
 from hpcc.squashfs.fragment import Fragment, encode_fragments
 from hpcc.squashfs.ids import collect_ids, encode_ids
@@ -39,13 +39,13 @@ DEVICE_BLOCK = 4096
 class Tables(NamedTuple):
     """What the caller writes around the data.
 
-    superblock   96 bytes, at 0
+    head         at 0: the superblock, 96 bytes, and the compressor's options where it has some
     tables       at data_end; the padding to DEVICE_BLOCK is included
     bytes_used   length of the image without the padding
     ids          the distinct uids and gids, sorted
     """
 
-    superblock: bytes
+    head: bytes
     tables: bytes
     bytes_used: int
     ids: tuple[int, ...]
@@ -78,23 +78,24 @@ def encode_tables(
     block_size: int = 131072,
     mtime: int = 0,
 ) -> Tables:
-    """The tables of the image whose data lies between byte 96 and `data_end`.
+    """The tables of the image whose data lies between the head and `data_end`.
 
     Each REGULAR node's `data` is a Placement; a node that stands under several names is one inode.
-    `compressor` (GZIP, XZ, ZSTD: those that need no options in the image) names what `compress`
-    does; a metadata block that it does not make smaller is stored. `mtime` is the image's own.
+    `compressor` (GZIP, XZ, ZSTD, LZ4) names what `compress` does; a metadata block that it does not
+    make smaller is stored. `mtime` is the image's own.
 
     InvalidImage for a tree that no file system can hold (names, targets, device numbers, a
     directory under two names), UnsupportedImage for one that SquashFS cannot (more than 65,535
     owners, 4 GiB of inodes), ValueError for placements that contradict themselves. The tree is
     not changed; no recursion.
     """
-    if compressor not in (GZIP, XZ, ZSTD):
-        raise ValueError(f"compressor {compressor} needs options in the image; use gzip, xz or zstd")
+    if compressor not in (GZIP, XZ, ZSTD, LZ4):
+        raise ValueError(f"compressor {compressor}: hpcc writes gzip, xz, zstd and lz4")
     if not sb.LEAST_BLOCK <= block_size <= sb.MOST_BLOCK or block_size & (block_size - 1):
         raise ValueError(f"block size {block_size}: not a power of two from 4 KiB to 1 MiB")
-    if data_end < sb.SIZE:
-        raise ValueError(f"data_end {data_end} lies in the superblock")
+    options = sb.encode_options(compressor)
+    if data_end < sb.SIZE + len(options):
+        raise ValueError(f"data_end {data_end} lies in the head")
     plan = _plan(root)
     ids = collect_ids(plan.owners)
     try:
@@ -127,7 +128,10 @@ def encode_tables(
         block_size=block_size,
         fragments=len(fragments),
         compressor=compressor,
-        flags=sb.FLAG_DUPLICATES | sb.FLAG_EXPORT | (0 if fragments else sb.FLAG_NO_FRAGMENTS),
+        flags=sb.FLAG_DUPLICATES
+        | sb.FLAG_EXPORT
+        | (0 if fragments else sb.FLAG_NO_FRAGMENTS)
+        | (sb.FLAG_OPTIONS if options else 0),
         ids=len(ids),
         root=references[1],
         bytes_used=used,
@@ -138,7 +142,7 @@ def encode_tables(
         fragment_table=fragment_table,
         export_table=export_table,
     )
-    return Tables(head_block.encode(), bytes(out), used, ids)
+    return Tables(head_block.encode() + options, bytes(out), used, ids)
 
 
 def _plan(root: Node) -> _Plan:

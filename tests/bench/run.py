@@ -56,7 +56,7 @@ class Bench:
 
     def __init__(self, top: Path, registry: DockerRegistry, user: Person) -> None:
         self.top, self.registry, self.user = top, registry, user
-        self.hpcc = str(installation.install().hpcc)
+        self.hpcc = str(installation.install(("compress",)).hpcc)
         shutil.copy(Path(__file__).with_name("measure.py"), top / "measure.py")
         self.costs: dict[str, list[Cost]] = {}
         self.digests: dict[str, set[str]] = {}

@@ -1,5 +1,6 @@
 """hpcc pull, and the first run of an image, by the command line: files, requests, equal bytes everywhere, bad input."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -470,6 +471,45 @@ def test_cache_of_somebody_else_without_a_right_to_write(hpcc: Puller, open_dir:
     done = hpcc("pull", hpcc.uri, env={"HPCC_CACHE_DIR": str(cache)})
     check_failure(done, 255, "closed")
     os.chmod(cache, 0o700)
+
+
+# -- compression, and how large things may be -----------------------------------------------------------------------
+
+
+def test_compression(hpcc: Puller) -> None:
+    """Each is an image of its own in the cache, found again by who wants it; the layers are not fetched again."""
+    sizes = {}
+    for compression in ("gzip", "gzip:1", "gzip:12", "zstd:19", "lz4", "xz"):
+        target = hpcc.path(f"{compression}.sif")
+        done = hpcc("pull", "--compression", compression, target, hpcc.uri)
+        assert done.returncode == 0, done.stderr
+        sizes[compression] = target.stat().st_size
+        assert hpcc("exec", target, "cat", "/etc/greeting").stdout == "hello from the image\n"
+        asked = len(hpcc.registry.requests)
+        done = hpcc("exec", hpcc.uri, "cat", "/etc/greeting", env={"HPCC_COMPRESSION": compression})
+        assert (done.stdout, done.stderr) == ("hello from the image\n", "")
+        assert len(hpcc.registry.requests) == asked
+    assert sizes["xz"] < sizes["zstd:19"] < sizes["gzip:12"] < sizes["gzip:1"] < sizes["gzip"] < sizes["lz4"], sizes
+    assert len(list((hpcc.cache / "sif-v1").iterdir())) == 6
+    assert len([path for _, path in hpcc.registry.requests if "/blobs/" in path]) == 1 + len(LAYERS)
+    assert hpcc("cache", "verify").returncode == 0
+
+
+def test_a_compression_that_there_is_not(hpcc: Puller) -> None:
+    done = hpcc("pull", "--compression", "bzip2", hpcc.uri)
+    assert done.returncode == 255 and "bzip2" in done.stderr and "gzip[:1-12]" in done.stderr
+    assert not hpcc.registry.requests
+
+
+def test_a_layer_that_unpacks_to_more_than_is_allowed(hpcc: Puller) -> None:
+    bomb = gzip.compress(bytes(300 << 20))
+    assert len(bomb) < 400_000
+    hpcc.registry.add_image(NAME, "bomb", [LAYERS[0], bomb], config_of([LAYERS[0], bomb]))
+    uri = hpcc.uri.replace(":1.4", ":bomb")
+    done = hpcc("exec", uri, "true", env={"HPCC_MAX_LAYER": "100MB"})
+    assert done.returncode == 255 and uri in done.stderr and "0.1 GB" in done.stderr and "HPCC_MAX_LAYER" in done.stderr
+    assert "Traceback" not in done.stderr and not list((hpcc.cache / "tmp").rglob("*.sif"))
+    assert hpcc("exec", hpcc.uri, "true", env={"HPCC_MAX_LAYER": "100MB"}).returncode == 0
 
 
 # -- without a cache -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcc import metadata
-from hpcc.blocks import BLOCK_SIZE, default_compressor
+from hpcc.compressors import BLOCK_SIZE, make_compressor
 from hpcc.convert import OpenPack, assemble, convert_layer, copy_range, pack_name
 from hpcc.errors import IntegrityError, InvalidImage
 from hpcc.fstree import CHAR, DIRECTORY, REGULAR, Node
@@ -274,7 +274,7 @@ def big_layer() -> bytes:
 
 def test_threads_and_kept_packs_change_no_byte(tmp_path: Path) -> None:
     layers = [big_layer(), *blobs(), archive(file(b"big/.wh.7"), file(b"big/.wh.8"))]
-    config, compressor = image_config(Env=["A=b"]), default_compressor()
+    config, compressor = image_config(Env=["A=b"]), make_compressor()
     sif = convert(layers, config, threads=1)
     assert convert(layers, config, threads=8) == sif
     with ThreadPoolExecutor(2) as pool:
@@ -335,7 +335,7 @@ def test_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def converted(blob: bytes, digest: Digest, path: Path) -> None:
     with ThreadPoolExecutor(1) as pool, open(path, "w+b") as out:
-        convert_layer([blob], digest, out, default_compressor(), pool)
+        convert_layer([blob], digest, out, make_compressor(), pool)
 
 
 def test_another_diff_id(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_a_blob_is_read_to_its_end(tmp_path: Path) -> None:
             yield seen[-1]
 
     with ThreadPoolExecutor(1) as pool, open(tmp_path / "p", "w+b") as out:
-        convert_layer(chunks(), Digest.of(archive(*TOP)), out, default_compressor(), pool)
+        convert_layer(chunks(), Digest.of(archive(*TOP)), out, make_compressor(), pool)
     assert b"".join(seen) == blob
 
 
@@ -373,13 +373,13 @@ def test_a_pack_that_was_cut_after_it_was_opened(tmp_path: Path) -> None:
     data = archive(file(b"a", NOISE), file(b"b", b"x" * 100), file(b"c", b"y" * 100))
     for upper in ([], [file(b".wh.c")]):
         with ThreadPoolExecutor(1) as pool, open(tmp_path / "p", "w+b") as out, open(tmp_path / "s", "w+b") as sif:
-            pack = convert_layer([data], Digest.of(data), out, default_compressor(), pool)
+            pack = convert_layer([data], Digest.of(data), out, make_compressor(), pool)
             with open(tmp_path / "q", "w+b") as second:
-                top = convert_layer([archive(*upper)], Digest.of(archive(*upper)), second, default_compressor(), pool)
+                top = convert_layer([archive(*upper)], Digest.of(archive(*upper)), second, make_compressor(), pool)
             out.truncate(1000)
             with pytest.raises(IntegrityError, match="pack"):
                 packs = [OpenPack(pack, out.fileno()), OpenPack(top, out.fileno())]
-                assemble(sif.fileno(), packs, ORIGIN, image_config(), default_compressor(), pool)
+                assemble(sif.fileno(), packs, ORIGIN, image_config(), make_compressor(), pool)
 
 
 def test_copying_where_the_kernel_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

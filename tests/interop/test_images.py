@@ -46,6 +46,21 @@ def test_run(pulled: Pulled, tool: Tool, runs_as: Person, by: str, words: tuple[
     assert (done.returncode, done.stdout) == (0, RUNS[words]), done.stderr
 
 
+@pytest.mark.parametrize("compression", ["gzip:1", "gzip:9", "zstd", "lz4", "xz"])
+def test_each_compression(pulled: Pulled, hpcc: Tool, runs_as: Person, compression: str) -> None:
+    """Read by whatever mounts images in each program: the kernel as root, squashfuse as a user."""
+    uri, path = f"docker://{pulled.registry.host}/tests/plain:1.0", runs_as.home / f"{compression}.sif"
+    made = hpcc(["pull", "--no-https", "--compression", compression, path, uri], runs_as)
+    assert made.returncode == 0, made.stderr
+    for each in (hpcc, apptainer):
+        done = each(["run", path], runs_as)
+        assert (done.returncode, done.stdout) == (0, RUNS["plain",]), done.stderr
+        argv = ["sh", "-c", "sha256sum $(command -v words bash)"]
+        done = each(["exec", path, *argv], runs_as)
+        wanted = each(["exec", image(pulled, "theirs", "plain"), *argv], runs_as)
+        assert done.returncode == 0 and done.stdout == wanted.stdout != "", done.stderr
+
+
 @READERS
 def test_arguments_of_our_images_are_never_evaluated(pulled: Pulled, tool: Tool, runs_as: Person) -> None:
     done = tool(["run", image(pulled, "ours", "words"), "$HOME", "`id`", '"', "\\"], runs_as)

@@ -139,7 +139,7 @@ def build_sif(path: Path, layers: list[bytes], config: dict[str, Any], *, mode: 
     """The SIF of an image of gzip-compressed layers, as a pull makes it."""
     import gzip
 
-    from hpcc.blocks import default_compressor
+    from hpcc.compressors import make_compressor
     from hpcc.convert import OpenPack, assemble, convert_layer
     from hpcc.oci.config import ImageConfig
     from hpcc.oci.digest import Digest
@@ -155,7 +155,7 @@ def build_sif(path: Path, layers: list[bytes], config: dict[str, Any], *, mode: 
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     }
     raw = json.dumps(document).encode()
-    compressor = default_compressor()
+    compressor = make_compressor()
     origin = Origin(
         f"registry.example/tests/{path.stem}", f"sha256:{hashlib.sha256(raw).hexdigest()}", f"linux/{machine}",
         compressor.id,

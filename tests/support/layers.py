@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from hpcc.blocks import default_compressor
+from hpcc.compressors import make_compressor
 from hpcc.convert import OpenPack, assemble, convert_layer
 from hpcc.metadata import Origin
 from hpcc.oci import layer, tar
@@ -20,7 +20,7 @@ from hpcc.oci.digest import Digest
 from hpcc.sif.load import load
 
 END = bytes(1024)
-ORIGIN = Origin("example.org/some/image", "sha256:" + "ab" * 32, "linux/amd64", default_compressor().id)
+ORIGIN = Origin("example.org/some/image", "sha256:" + "ab" * 32, "linux/amd64", make_compressor().id)
 
 
 # -- tar -----------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def convert(
     blobs: Sequence[bytes], config: ImageConfig | None = None, *, threads: int = 2, origin: Origin = ORIGIN
 ) -> bytes:
     """The SIF of an image with these layers."""
-    compressor = default_compressor()
+    compressor = make_compressor()
     with ThreadPoolExecutor(threads) as pool, tempfile.TemporaryDirectory() as scratch:
         packs = []
         files = []
@@ -173,7 +173,7 @@ def assembled(
     packs: Sequence[OpenPack], config: ImageConfig, pool: ThreadPoolExecutor, scratch: str, origin: Origin = ORIGIN
 ) -> bytes:
     with open(os.path.join(scratch, "sif"), "w+b") as out:
-        assemble(out.fileno(), packs, origin, config, default_compressor(), pool)
+        assemble(out.fileno(), packs, origin, config, make_compressor(), pool)
         out.seek(0)
         return out.read()
 

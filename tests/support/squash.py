@@ -14,6 +14,7 @@ from hpcc.squashfs.compression import GZIP
 from hpcc.squashfs.fragment import Fragment
 from hpcc.squashfs.inode import NO_FRAGMENT, STORED, Placement
 from hpcc.squashfs.reader import SquashFS, open_squashfs
+from hpcc.squashfs.superblock import encode_options
 from hpcc.squashfs.writer import encode_tables
 
 Entry = tuple[object, ...]
@@ -39,7 +40,7 @@ def build(
     fragments: bool = True,
 ) -> bytes:
     """The image of a tree: tails in fragments (unless told otherwise), blocks of zeros as holes."""
-    placer = _Placer(block_size, compress)
+    placer = _Placer(block_size, compressor, compress)
     copies: dict[int, Node] = {}
 
     def copy(node: Node) -> Node:
@@ -66,13 +67,13 @@ def build(
         top, placer.fragments, data_end=len(placer.out), compressor=compressor, compress=compress,
         block_size=block_size, mtime=1700000000,
     )  # fmt: skip
-    placer.out[:96] = tables.superblock
+    placer.out[: len(tables.head)] = tables.head
     return bytes(placer.out) + tables.tables
 
 
 class _Placer:
-    def __init__(self, block_size: int, compress: Callable[[bytes], bytes]) -> None:
-        self.out = bytearray(96)
+    def __init__(self, block_size: int, compressor: int, compress: Callable[[bytes], bytes]) -> None:
+        self.out = bytearray(96 + len(encode_options(compressor)))
         self.fragments: list[Fragment] = []
         self.block_size, self.compress = block_size, compress
         self.tails = bytearray()

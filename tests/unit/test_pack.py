@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcc import fstree
-from hpcc.blocks import BLOCK_SIZE, BlockQueue, default_compressor
+from hpcc.blocks import BlockQueue
+from hpcc.compressors import BLOCK_SIZE, make_compressor
 from hpcc.errors import InvalidImage, UnsupportedImage
 from hpcc.oci import layer
 from hpcc.pack import MAGIC, STORED_MASK, Pack, read_pack, write_pack
@@ -18,7 +19,7 @@ from hpcc.squashfs.compression import GZIP, decompressor
 from hpcc.squashfs.inode import NO_FRAGMENT, Placement
 from tests.support.layers import archive, directory, file, hardlink, other, read_tar, symlink
 
-COMPRESSOR = default_compressor()
+COMPRESSOR = make_compressor()
 RANDOM = random.Random(3).randbytes(5 * BLOCK_SIZE)
 TEXT = b"".join(b"line %d\n" % index for index in range(40_000))
 

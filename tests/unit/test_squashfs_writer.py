@@ -33,7 +33,7 @@ def tables(root: Node, fragments: tuple[Fragment, ...] = (), **options) -> Table
 def opened(found: Tables, data_end: int = 96) -> SquashFS:
     def read_at(offset: int, length: int) -> bytes:
         if offset < 96:
-            return found.superblock[offset : offset + length]
+            return found.head[offset : offset + length]
         assert offset >= data_end
         return found.tables[offset - data_end : offset - data_end + length]
 
@@ -54,7 +54,7 @@ def test_padding_and_counts() -> None:
     found = tables(directory(a=empty_file(7)), data_end=5000)
     assert (5000 + len(found.tables)) % 4096 == 0
     assert not any(found.tables[found.bytes_used - 5000 :]) and found.bytes_used - 5000 <= len(found.tables)
-    assert len(found.superblock) == 96 and found.ids == (0, 7)
+    assert len(found.head) == 96 and found.ids == (0, 7)
     image = opened(found, 5000)
     assert (image.superblock.inodes, image.ids(), image.superblock.mtime) == (2, (0, 7), 0)
 
@@ -87,7 +87,7 @@ def test_look_up_reads_little_of_an_indexed_directory() -> None:
 
     def read_at(offset: int, length: int) -> bytes:
         reads.append(length)
-        return (found.superblock + found.tables)[offset : offset + length]
+        return (found.head + found.tables)[offset : offset + length]
 
     image = open_squashfs(read_at, 96 + len(found.tables))
     assert image.lookup(b"entry-019999") is not None

@@ -111,7 +111,7 @@ def _find_image(uri: str, own: "Iterable[Cache]") -> "tuple[Cache, str]":
     library = ""
     for known in known_digests(wanted.reference, caches, settings, stale=True):
         chosen = choose_cached(caches, known.digest, wanted)
-        image = chosen and open_cached(caches, origin_of(wanted.reference, chosen, wanted.platform), uri)
+        image = chosen and open_cached(caches, origin_of(wanted.reference, chosen, wanted.platform, settings), uri)
         if not image:
             continue
         os.close(image.rootfs.fd)
