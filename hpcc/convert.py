@@ -108,9 +108,14 @@ def assemble(
     pool: ThreadPoolExecutor,
 ) -> None:
     """Write the SIF of an image to the empty file `fd`, from the packs of its layers, lowest first."""
-    root = layer.merge(_entries(index, each.pack) for index, each in enumerate(packs))
+    root = layer.merge(each.pack.entries for each in packs)
     metadata.add_directory(root, origin, config, lambda data: data)
     nodes = list({id(node): node for _, node in root.walk()}.values())
+    # Equal placements of two packs are two objects, which live as long as the packs.
+    pack_of = {id(item.data): index for index, each in enumerate(packs) for item in each.pack.entries}
+    for node in nodes:
+        if isinstance(node.data, Placement):
+            node.data = _Source(pack_of[id(node.data)], node.data)
     owners = tuple(sorted({node.uid for node in nodes} | {node.gid for node in nodes}))
 
     parts = [
@@ -125,6 +130,7 @@ def assemble(
 
     data = _Data(fd, start, packs, compressor, pool)
     data.copy_live([node.data for node in nodes if isinstance(node.data, _Source)])
+    on_disk = pool.submit(os.fsync, fd)  # whoever publishes it waits for the disk, so let that begin now
     for node in nodes:
         if node.kind == fstree.REGULAR:
             node.data = data.place(node.data)
@@ -144,10 +150,7 @@ def assemble(
     _write_at(fd, 0, layout.head)
     for body, offset in zip(bodies, layout.offsets, strict=False):
         _write_at(fd, offset, body)
-
-
-def _entries(index: int, pack: Pack) -> list[layer.Entry]:
-    return [item if item.data is None else item._replace(data=_Source(index, item.data)) for item in pack.entries]
+    on_disk.result()
 
 
 def _layout(parts: Sequence[create.Object], size: int, architecture: str) -> create.Layout:

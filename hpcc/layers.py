@@ -51,7 +51,10 @@ class Downloads:
 
 
 class Workshop(NamedTuple):
-    """What all layers of a pull share. Parts are read from `readable`, and published in `tier`."""
+    """What all layers of a pull share. Parts are read from `readable`, and published in `tier`.
+
+    publish: runs what it is given in another thread, so that nobody waits for the disk; errors come out in the end.
+    """
 
     tier: Cache
     readable: tuple[Cache, ...]
@@ -59,6 +62,7 @@ class Workshop(NamedTuple):
     settings: Settings
     progress: Progress
     stack: ExitStack  # closes what the layers open
+    publish: Callable[[Callable[[], object]], object]
 
 
 class Layer:
@@ -148,10 +152,11 @@ class Layer:
             raise CacheError(f"cannot write to {tier.root}: {error.strerror}", hint="Is the disk full?") from None
         if coming is not None and self._shop.settings.keep_blobs:
             digest = self._layer.digest
-            tier.publish(self._blob.file, tier.blob(digest.algorithm, digest.hex))
+            path = tier.blob(digest.algorithm, digest.hex)
+            self._shop.publish(lambda: tier.publish(self._blob.file, path))
         self._pack_file.flush()
         if self._shop.settings.keep_packs:
-            tier.publish(self._pack_file, tier.pack(self._pack_name))
+            self._shop.publish(lambda: tier.publish(self._pack_file, tier.pack(self._pack_name)))
         self.pack = OpenPack(pack, self._pack_file.fileno())
 
 

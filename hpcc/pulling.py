@@ -107,10 +107,9 @@ def pull_image(wanted: Wanted, settings: Settings, progress: Progress = SILENT) 
         # The name of what may be private goes into no lock that others see.
         return alone(private, find_out) if upstream.has_login else alone(shared, work)
     except (InvalidImage, PolicyError) as error:  # said deep in a parser, which knows neither the image nor whom to ask
-        if uri in error.message or str(reference) in error.message:
-            raise
+        said = error.message if uri in error.message or str(reference) in error.message else f"{uri}: {error.message}"
         hint = error.hint or "The image is broken as it was pushed; tell whoever made it."
-        raise type(error)(f"{uri}: {error.message}", hint=hint) from None
+        raise type(error)(said, hint=hint) from None
     except (RateLimited, RegistryUnavailable) as error:
         note_standing(upstream, shared, private, error)
         raise
@@ -241,15 +240,22 @@ def _convert(wanted: Wanted, found: Found, upstream: Upstream, settings: Setting
     tier = found.tier
     compressor = make_compressor(settings.compression)
     with ExitStack() as stack:
-        shop = Workshop(tier, readable_tiers(tier, tiers(settings)), compressor, settings, progress, stack)
+        publisher = ThreadPoolExecutor(1)
+        published: list[Future[object]] = []
+        shop = Workshop(
+            tier, readable_tiers(tier, tiers(settings)), compressor, settings, progress, stack,
+            lambda work: published.append(publisher.submit(work)),
+        )  # fmt: skip
         layers = _open_layers(shop, found)
         # Entered after the layers' files, so that no thread has one that is closed already.
+        stack.enter_context(publisher)
         pool = stack.enter_context(_pool(thread_count()))
         converters = stack.enter_context(_pool(min(thread_count(), max(1, len(layers)))))
         fetch = Downloads(upstream, settings.downloads).start
         waiting: list[Future[None]] = []
         try:
-            missing = [layer for layer in layers.values() if layer.pack is None]
+            # The largest first: it is what the others must not wait for.
+            missing = sorted((layer for layer in layers.values() if layer.pack is None), key=lambda layer: -layer.size)
             check_room(tier.root, sum(layer.size for layer in missing), sum(layer.size for layer in layers.values()))
             for layer in missing:
                 layer.begin(fetch)
@@ -267,6 +273,8 @@ def _convert(wanted: Wanted, found: Found, upstream: Upstream, settings: Setting
         file = stack.enter_context(tier.temporary())
         origin = origin_of(reference, found.digest, platform, settings)
         assemble(file.fileno(), packs, origin, found.config, compressor, pool)
+        for publishing in published:
+            publishing.result()
         path = tier.publish(file, tier.sif(origin.key))
         image = open_cached((tier,), origin, uri)
         if image is None:  # the name is a trusted person's, whose damaged file cannot be replaced

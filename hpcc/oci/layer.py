@@ -117,13 +117,14 @@ def merge(layers: Iterable[Sequence[Entry]]) -> Node:
     """The tree of an image from the entries of its layers, lowest first. Pure; entries are not changed."""
     root = Node(fstree.DIRECTORY, 0o755)
     for entries in layers:
+        known: dict[bytes, dict[bytes, Node]] = {}
         whiteouts = [item for item in entries if item.kind in (WHITEOUT, OPAQUE)]
         replaced = _replaced_links(root, entries) if whiteouts else frozenset()
         for item in whiteouts:
             _hide(root, item, replaced)
         for item in entries:
             if item.kind not in (WHITEOUT, OPAQUE):
-                _add(root, item)
+                _add(root, item, known)
     return root
 
 
@@ -161,20 +162,25 @@ def _hide(root: Node, item: Entry, replaced: frozenset[tuple[int, bytes]]) -> No
         parent.children.pop(name, None)
 
 
-def _add(root: Node, item: Entry) -> None:
+def _add(root: Node, item: Entry, known: dict[bytes, dict[bytes, Node]]) -> None:
+    """known: path of a directory -> its children, from entries before; for as long as no path leads elsewhere."""
     if not item.path:
         if item.kind != fstree.DIRECTORY:
             raise InvalidImage("a member replaces the root directory by something else")
         _set_attributes(root, item)
         return
     directory, _, name = item.path.rpartition(b"/")
-    children = _children(root, directory)
+    children = known.get(directory)
+    if children is None:
+        children = known[directory] = _children(root, directory)
+    old = children.get(name)
+    if old is not None and old.kind in (fstree.DIRECTORY, fstree.SYMLINK):
+        if old.kind == item.kind == fstree.DIRECTORY:
+            _set_attributes(old, item)
+            return
+        known.clear()
     if item.kind == HARDLINK:
         children[name] = _link_target(root, item)
-        return
-    old = children.get(name)
-    if item.kind == fstree.DIRECTORY and old is not None and old.kind == fstree.DIRECTORY:
-        _set_attributes(old, item)
         return
     children[name] = Node(
         item.kind,

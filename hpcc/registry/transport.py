@@ -1,6 +1,8 @@
 """HTTP to one registry and to where it sends us, with patience: redirects, more tries, and an error's own words."""
 
+import functools
 import random
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +20,7 @@ from hpcc.registry.connections import (
     explain,
     make_session,
     read_some,
+    trusting,
     watch,
 )
 from hpcc.registry.limits import RateLimit, find_retry_after, parse_rate_limit
@@ -191,10 +194,14 @@ class Transport:
     def _session(self) -> Session:
         session: Session | None = getattr(self._local, "session", None)
         if session is None:
-            session = self._local.session = make_session(self.host, self._scheme, self._ca_files)
+            session = self._local.session = make_session(self.host, self._scheme, self._context)
             with self._lock:
                 self._sessions.append(session)
         return session
+
+    @functools.cached_property
+    def _context(self) -> ssl.SSLContext:
+        return trusting(self._ca_files)  # 15 ms, once for all threads
 
     def _speaks_https(self) -> bool:
         if self._reached:
