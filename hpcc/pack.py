@@ -20,10 +20,11 @@ The index:
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from typing import Any, BinaryIO
 
 from hpcc import fstree
@@ -211,12 +212,10 @@ def write_pack(
         entries.append(item)
     stream.drain()
     writer.finish()
-    placed = tuple(item._replace(data=places[at]) if at in places else item for at, item in enumerate(entries))
-    pack = Pack(name, placed, tuple(writer.fragments))
-    index_plain = _encode(pack)
-    if len(index_plain) > MAX_INDEX:
-        raise UnsupportedImage(f"a layer whose index takes more than {MAX_INDEX} bytes")
-    index = zlib.compress(index_plain, 1)
+    for at, place in places.items():
+        entries[at] = layer.Entry._make((*entries[at][:-1], place))
+    pack = Pack(name, tuple(entries), tuple(writer.fragments))
+    index = _compress_index(pack)
     start = writer.position
     file.write(index)
     file.write(_TRAILER.pack(start, len(index), sha256(index).digest()))
@@ -257,14 +256,47 @@ def _text(data: bytes) -> str:
     return data.decode("latin-1")
 
 
-def _encode(pack: Pack) -> bytes:
+def _compress_index(pack: Pack) -> bytes:
+    """The index, made and compressed in pieces: as a whole, a layer of 300,000 files has one of 200 MB in memory."""
     files: dict[Placement, int] = {}
-    entries = []
     for item in pack.entries:
-        at = None if item.data is None else files.setdefault(item.data, len(files))
-        xattrs = [[_text(k), _text(v)] for k, v in item.xattrs]
-        entries.append([_text(item.path), *item[1:6], xattrs, _text(item.target), item.rdev, at])
-    value = {"name": pack.name, "files": list(files), "fragments": pack.fragments, "entries": entries}
+        if item.data is not None:
+            files.setdefault(item.data, len(files))
+    packer, out, size = zlib.compressobj(1), [], 0
+    for piece in _encode(pack, files):
+        size += len(piece)
+        if size > MAX_INDEX:
+            raise UnsupportedImage(f"a layer whose index takes more than {MAX_INDEX} bytes")
+        out.append(packer.compress(piece))
+    return b"".join([*out, packer.flush()])
+
+
+def _encode(pack: Pack, files: dict[Placement, int]) -> Iterator[bytes]:
+    """The JSON text of the index, in pieces. files: in their order, which is the order of their numbers."""
+    yield b'{"name":%b,"files":[' % _json(pack.name)
+    yield from _items(files)
+    yield b'],"fragments":['
+    yield from _items(pack.fragments)
+    yield b'],"entries":['
+    yield from _items(
+        [
+            _text(item.path), *item[1:6], [[_text(k), _text(v)] for k, v in item.xattrs], _text(item.target), item.rdev,
+            None if item.data is None else files[item.data],
+        ]
+        for item in pack.entries
+    )  # fmt: skip
+    yield b"]}"
+
+
+def _items(values: Iterable[object]) -> Iterator[bytes]:
+    """What stands between the brackets of a JSON array."""
+    rest, comma = iter(values), b""
+    while some := list(islice(rest, 1000)):
+        yield comma + _json(some)[1:-1]
+        comma = b","
+
+
+def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -290,20 +322,8 @@ def _decode(value: Any, end: int) -> Pack:
         data = None if at is None else files[at]
         if (kind == fstree.REGULAR) != (at is not None):
             raise ValueError("a file without data, or data of what is no file")
-        entries.append(
-            layer.Entry(
-                path.encode("latin-1"),
-                kind,
-                mode,
-                uid,
-                gid,
-                mtime,
-                pairs,
-                target.encode("latin-1"),
-                (major, minor),
-                data,
-            )
-        )
+        known = (path.encode("latin-1"), kind, mode, uid, gid, mtime, pairs, target.encode("latin-1"), (major, minor))
+        entries.append(layer.Entry._make((*known, data)))
     return Pack(str(value["name"]), tuple(entries), fragments)
 
 

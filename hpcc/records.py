@@ -47,9 +47,6 @@ else:
     def _asdict(self):
         return dict(zip(self._fields, self, strict=True))
 
-    def _make(cls, values):
-        return cls(*values)
-
     def _getnewargs(self):
         return tuple(self)
 
@@ -72,7 +69,7 @@ else:
                 "_tail": tuple(defaults.values()),  # of the last fields, as Python wants it
                 "_replace": _replace,
                 "_asdict": _asdict,
-                "_make": classmethod(_make),
+                "_make": classmethod(tuple.__new__),  # quick, so it does not count the values
             }
             return type(name, (tuple,), {**common, **getters, **space})
 

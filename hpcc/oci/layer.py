@@ -64,6 +64,8 @@ class Entry(NamedTuple):
 
 def normalise(name: bytes) -> bytes:
     """`name` relative to the root. InvalidImage where it points outside, or cannot be a path."""
+    if len(name) <= MAX_NAME and not (name.startswith((b".", b"/")) or b"/." in name or b"//" in name or b"\0" in name):
+        return name.removesuffix(b"/")  # as most are
     parts: list[bytes] = []
     for part in name.split(b"/"):
         if part in (b"", b"."):
@@ -110,7 +112,7 @@ def entry(member: tar.Member) -> Entry | None:
         sorted((k, v) for k, v in member.xattrs.items() if k.startswith(_XATTRS) and not k.startswith(_OVERLAY_XATTRS))
     )
     mode = 0o777 if kind == fstree.SYMLINK else member.mode
-    return Entry(path, kind, mode, member.uid, member.gid, member.mtime, xattrs, target, member.rdev)
+    return Entry._make((path, kind, mode, member.uid, member.gid, member.mtime, xattrs, target, member.rdev, None))
 
 
 def merge(layers: Iterable[Sequence[Entry]]) -> Node:

@@ -22,6 +22,7 @@ Names are bytes, whatever their encoding. Nothing is interpreted here: see layer
 """
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from hpcc.errors import InvalidImage, UnsupportedImage
 from hpcc.records import NamedTuple
@@ -321,6 +322,7 @@ def _show(name: bytes) -> str:
     return ascii(name.decode("utf-8", "surrogateescape"))[1:-1][:200]
 
 
+@lru_cache(4096)  # owners, modes and times repeat themselves
 def _number(field: bytes, what: str) -> int:
     """Octal text, or GNU's base-256: first bit set, two's complement, big-endian."""
     if field[0] & 0x80:
