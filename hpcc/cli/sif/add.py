@@ -53,7 +53,7 @@ COMMAND = Command(
         Option(("--filename",), "its name in the SIF; it has none unless given", "NAME"),
     ),
     "hpcc sif add --datatype 1 image.sif image.def\n"
-    "hpcc sif add --datatype 4 --parttype 1 --partfs 1 --partarch 2 image.sif fs.img\n"
+    "hpcc sif add --datatype 4 --parttype 1 --partfs 1 --partarch 2 image.sif fs\n"
     "hpcc sif add --datatype 9 --sbomformat spdx-json image.sif sbom.json",
 )
 _MOST_ALIGNMENT = 1 << 30
