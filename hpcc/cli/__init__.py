@@ -30,6 +30,7 @@ COMMANDS = {
     "run": ("run", "run what the image is made to run"),
     "shell": ("run", "open a shell in an image"),
     "shim": ("shim", "stand in for apptainer where scripts call it by name"),
+    "sif": ("sif", "list what is in a SIF file, and change it"),
 }
 """Name -> (module in hpcc.cli, what it does)."""
 

@@ -6,6 +6,7 @@
 32176  objects, each at its alignment
 ```
 
-`load.load` reads header and descriptors of a file, `create.layout` makes them for a new one.
+`load.load` reads header and descriptors of a file, `create.layout` makes them for a new one. `edit` adds, deletes and
+chooses the primary partition in an open file, by the values of `table`; `extra` says what descriptors tell by type.
 This file imports nothing: each run of a container loads a SIF.
 """

@@ -57,25 +57,10 @@ def layout(objects: Sequence[Object], *, arch: str, launch: bytes = header.LAUNC
     end = DATA_OFFSET
     offsets, table = [], []
     for number, each in enumerate(objects, 1):
-        if each.size < 0:
-            raise ValueError(f"SIF object {each.name!r} of {each.size} bytes")
-        alignment = each.alignment or (PARTITION_ALIGNMENT if each.type == PARTITION else 1)
-        offset = -(-end // alignment) * alignment
-        table.append(
-            Descriptor(
-                type=each.type,
-                id=number,
-                group=each.group | GROUP,
-                link=each.link,
-                offset=offset,
-                size=each.size,
-                padded=offset + each.size - end,
-                name=each.name.encode() if isinstance(each.name, str) else each.name,
-                extra=each.extra,
-            ).encode()
-        )
-        offsets.append(offset)
-        end = offset + each.size
+        made = describe(each, number, end)
+        table.append(made.encode())
+        offsets.append(made.offset)
+        end = made.offset + made.size
     head = Header(
         launch=launch,
         arch=arch,
@@ -88,3 +73,27 @@ def layout(objects: Sequence[Object], *, arch: str, launch: bytes = header.LAUNC
     ).encode()
     out = head.ljust(DESCRIPTORS_OFFSET, b"\0") + b"".join(table)
     return Layout(out.ljust(DATA_OFFSET, b"\0"), tuple(offsets), end)
+
+
+def describe(new: Object, id: int, end: int, when: int = header.ZERO_TIME) -> Descriptor:
+    """The descriptor of an object that is laid down at the first fit from byte `end` on, made at `when`.
+
+    ValueError for a negative size; what else does not fit is found when it is encoded.
+    """
+    if new.size < 0:
+        raise ValueError(f"SIF object {new.name!r} of {new.size} bytes")
+    alignment = new.alignment or (PARTITION_ALIGNMENT if new.type == PARTITION else 1)
+    offset = -(-end // alignment) * alignment
+    return Descriptor(
+        type=new.type,
+        id=id,
+        group=new.group | GROUP,
+        link=new.link,
+        offset=offset,
+        size=new.size,
+        padded=offset + new.size - end,
+        created=when,
+        modified=when,
+        name=new.name.encode() if isinstance(new.name, str) else new.name,
+        extra=new.extra,
+    )

@@ -61,6 +61,15 @@ class Header(NamedTuple):
         return cls(launch.rstrip(b"\0"), parse_arch(arch), uuid, *numbers)
 
 
+def changed(raw: bytes, *, modified: int, free: int, data_size: int, arch: bytes = b"") -> bytes:
+    """A header's 128 bytes with these fields new, `arch` by its code and "" to keep it.
+
+    All others stay as they are on disk, so that an edit does not lose a code which hpcc does not know.
+    """
+    launch, magic, version, old, uuid, created, _, _, *rest, _ = _LAYOUT.unpack(raw)
+    return _LAYOUT.pack(launch, magic, version, arch or old, uuid, created, modified, free, *rest, data_size)
+
+
 def encode_arch(name: str) -> bytes:
     """The 3 bytes of an architecture. UnsupportedImage for one that SIF does not know."""
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpcc.errors import InvalidImage
+from hpcc.errors import InvalidImage, UsageError
 from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.sif import descriptor, header
 from hpcc.sif.descriptor import PART_PRIMARY_SYSTEM, Descriptor
@@ -30,6 +30,14 @@ class Sif(NamedTuple):
                 hint="`hpcc sif list` shows what it holds",
             )
         return found[0]
+
+    def by_id(self, id: int) -> Descriptor:
+        """UsageError when there is no such object."""
+        for each in self.descriptors:
+            if each.id == id:
+                return each
+        ids = ", ".join(str(each.id) for each in self.descriptors[:48])
+        raise UsageError(f"the SIF has no object {id}", hint=f"It has {ids or 'none'}. `hpcc sif list` shows them.")
 
     def find(self, type: int, name: bytes | str | None = None) -> Descriptor | None:
         """The first object of a type, and of a name where one is given; None when there is none."""
