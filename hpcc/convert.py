@@ -24,6 +24,7 @@ from hpcc.oci.config import ImageConfig
 from hpcc.oci.digest import Digest
 from hpcc.origin import Origin
 from hpcc.pack import STORED_MASK, DataWriter, Pack, write_pack
+from hpcc.progress import SILENT, Part, Progress
 from hpcc.records import NamedTuple
 from hpcc.sif import create, descriptor
 from hpcc.squashfs import superblock
@@ -33,6 +34,7 @@ from hpcc.squashfs.inode import NO_FRAGMENT, Placement
 from hpcc.squashfs.writer import encode_tables
 
 QUEUE_DEPTH = 32  # blocks of a layer that wait for compression: 4 MiB
+COPIED = 64 << 20  # bytes that are copied at a time, between two words about progress
 
 
 def pack_name(diff_id: Digest, converter: str) -> str:
@@ -106,6 +108,7 @@ def assemble(
     config: ImageConfig,
     compressor: Compressor,
     pool: ThreadPoolExecutor,
+    progress: Progress = SILENT,
 ) -> None:
     """Write the SIF of an image to the empty file `fd`, from the packs of its layers, lowest first."""
     root = layer.merge(each.pack.entries for each in packs)
@@ -128,7 +131,7 @@ def assemble(
     bodies = [metadata.definition_file(origin), *(data for _, data in metadata.objects(origin, config, owners))]
     start = _layout(parts, 0, config.architecture).offsets[-1]
 
-    data = _Data(fd, start, packs, compressor, pool)
+    data = _Data(fd, start, packs, compressor, pool, progress)
     data.copy_live([node.data for node in nodes if isinstance(node.data, _Source)])
     on_disk = pool.submit(os.fsync, fd)  # whoever publishes it waits for the disk, so let that begin now
     for node in nodes:
@@ -166,10 +169,16 @@ class _Data:
     """
 
     def __init__(
-        self, fd: int, start: int, packs: Sequence[OpenPack], compressor: Compressor, pool: ThreadPoolExecutor
+        self,
+        fd: int,
+        start: int,
+        packs: Sequence[OpenPack],
+        compressor: Compressor,
+        pool: ThreadPoolExecutor,
+        progress: Progress,
     ) -> None:
         self._fd, self._start, self._packs, self._compressor = fd, start, packs, compressor
-        self._pool = pool
+        self._pool, self._progress = pool, progress
         self._fragments: list[Fragment] = []
         self._blocks: dict[tuple[int, int], int] = {}  # pack, start in it -> start here
         self._copied: dict[tuple[int, int], int] = {}  # pack, fragment of it -> fragment here
@@ -190,19 +199,24 @@ class _Data:
             elif place.fragment != NO_FRAGMENT:
                 tails[source.pack].setdefault(place.fragment, {})[place.offset] = source
         broken: list[tuple[int, int, dict[int, _Source]]] = []
+        ranges: list[list[tuple[int, int, int]]] = []  # of each pack: start, length, fragment or -1
         for index, each in enumerate(self._packs):
-            ranges = [(start, length, -1) for start, length in files[index].items()]
+            ranges.append([(start, length, -1) for start, length in files[index].items()])
             for number, live in sorted(tails[index].items()):
                 fragment = each.pack.fragments[number]
                 if sum(source.place.size for source in live.values()) == fragment.size:
-                    ranges.append((fragment.start, fragment.word & STORED_MASK, number))
+                    ranges[-1].append((fragment.start, fragment.word & STORED_MASK, number))
                 else:
                     broken.append((index, number, live))
-            self._copy_ranges(index, sorted(ranges))
+        total = sum(length for each in ranges for _, length, _ in each)
+        self._progress.stage("Converting", total)
+        part = self._progress.part("", total)
+        for index, some in enumerate(ranges):
+            self._copy_ranges(index, sorted(some), part)
         for index, number, live in broken:
             self._take_apart(index, number, live)
 
-    def _copy_ranges(self, index: int, ranges: Sequence[tuple[int, int, int]]) -> None:
+    def _copy_ranges(self, index: int, ranges: Sequence[tuple[int, int, int]], part: Part) -> None:
         """Copy (start, length, fragment or -1) of a pack; neighbours in one call."""
         pack, source = self._packs[index].pack, self._packs[index].fd
         run_start = run_length = 0
@@ -213,14 +227,17 @@ class _Data:
                 self._copied[index, number] = len(self._fragments)
                 self._fragments.append(Fragment(self.end, pack.fragments[number].word))
             if start != run_start + run_length:
-                self._copy(source, run_start, self.end - run_length, run_length)
+                self._copy(source, run_start, self.end - run_length, run_length, part)
                 run_start, run_length = start, 0
             run_length += length
             self.end += length
-        self._copy(source, run_start, self.end - run_length, run_length)
+        self._copy(source, run_start, self.end - run_length, run_length, part)
 
-    def _copy(self, source: int, offset: int, to: int, length: int) -> None:
-        copy_range(source, self._fd, offset, self._start + to, length)
+    def _copy(self, source: int, offset: int, to: int, length: int, part: Part) -> None:
+        for done in range(0, length, COPIED):
+            some = min(COPIED, length - done)
+            copy_range(source, self._fd, offset + done, self._start + to + done, some)
+            part.advance(some)
 
     def _take_apart(self, index: int, number: int, live: dict[int, _Source]) -> None:
         fragment = self._packs[index].pack.fragments[number]

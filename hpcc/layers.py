@@ -132,6 +132,15 @@ class Layer:
                 raise InterruptedError("the pull was given up")
             yield data
 
+    def _telling(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The same chunks; tells after each how much of the pack is written meanwhile."""
+        fd, told = self._pack_file.fileno(), 0
+        for data in chunks:
+            yield data
+            size = os.fstat(fd).st_size
+            self._shop.progress.wrote(size - told)
+            told = size
+
     def _write(self, chunks: Iterator[bytes], pool: ThreadPoolExecutor, coming: GrowingFile | None = None) -> None:
         started = coming.restarts if coming is not None else 0
         tier = self._shop.tier
@@ -139,7 +148,12 @@ class Layer:
         self._pack_file.truncate()
         try:
             pack = convert_layer(
-                chunks, self._diff_id, self._pack_file, self._shop.compressor, pool, self._shop.settings.max_layer
+                self._telling(chunks),
+                self._diff_id,
+                self._pack_file,
+                self._shop.compressor,
+                pool,
+                self._shop.settings.max_layer,
             )
         except (IntegrityError, InvalidImage):
             # Bytes that somebody altered look like a broken layer: what the download says of them comes first.

@@ -25,8 +25,11 @@ class Progress:
         """A stage begins: "Pulling", "Converting", …; `total` bytes, 0 where that is not known."""
 
     def part(self, name: str, total: int) -> Part:
-        """A piece of the stage, of `total` bytes."""
+        """A piece of the stage, of `total` bytes; without a name where there are no others."""
         return Part()
+
+    def wrote(self, amount: int) -> None:
+        """`amount` more bytes of what the stage makes, as its compressed blocks, are written."""
 
     def info(self, text: str) -> None:
         """A line for the user."""
@@ -51,6 +54,9 @@ class Telling(Progress):
 
     def part(self, name: str, total: int) -> Part:
         return _TellingPart(self, self._progress.part(name, total))
+
+    def wrote(self, amount: int) -> None:
+        self._progress.wrote(amount)
 
     def info(self, text: str) -> None:
         self._progress.info(text)

@@ -268,11 +268,10 @@ def _convert(wanted: Wanted, found: Found, upstream: Upstream, settings: Setting
             for each in waiting:
                 each.cancel()
             raise
-        progress.stage("Converting")
         packs = [layers[diff_id].opened() for diff_id in found.config.diff_ids]
         file = stack.enter_context(tier.temporary())
         origin = origin_of(reference, found.digest, platform, settings)
-        assemble(file.fileno(), packs, origin, found.config, compressor, pool)
+        assemble(file.fileno(), packs, origin, found.config, compressor, pool, progress)
         for publishing in published:
             publishing.result()
         path = tier.publish(file, tier.sif(origin.key))

@@ -1,7 +1,8 @@
 """What a person sees while something lasts: bars on a terminal, quiet lines in a log.
 
-Pulling      ━━━━━━━━━━━━━━━━━━━━━━━━ 167.3/167.3 MB 92.1 MB/s 0:00:00      all of it
-  layer 2 of 5, 0f3c5aa1b2c4 ━━━━━━━━ …                                     each that is on its way
+Pulling                      ━━━━━━━━  43% 72.3/167.3 MB 92.1 MB/s 0:00:01   all of it
+ layer 2 of 5, 0f3c5aa1b2c4  ━━━━━━━━  61% …                                 each that is on its way
+ blocks written                            81.0 MB 103.2 MB/s                what has come of it
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
+EVERY = 30.0  # seconds between two lines of a log about one layer
+
 
 def terminal(arguments: Arguments) -> Progress:
     """The progress that suits stderr and the options."""
@@ -35,16 +38,19 @@ class _Warnings(Progress):
 
 
 class _Lines(_Warnings):
-    """A line for each layer, and for each stage that took more than a second."""
+    """A line for each layer, now and then one for what takes long, and one for each stage that took over a second."""
 
     def __init__(self) -> None:
-        self._name = ""
-        self._since = 0.0
+        self.name, self._since, self._total, self._wrote = "", 0.0, 0, 0
         self._lock = threading.Lock()
 
     def stage(self, name: str, total: int = 0) -> None:
         self.close()
-        self._name, self._since = name, time.monotonic()
+        self.name, self._since, self._total, self._wrote = name, time.monotonic(), total, 0
+
+    def wrote(self, amount: int) -> None:
+        with self._lock:
+            self._wrote += amount
 
     def part(self, name: str, total: int) -> Part:
         return _Line(self, name, total)
@@ -55,20 +61,35 @@ class _Lines(_Warnings):
 
     def close(self) -> None:
         seconds = time.monotonic() - self._since
-        if self._name and seconds > 1:
-            self.info(f"{self._name}: {seconds:.1f} s")
-        self._name = ""
+        if self.name and seconds > 1:
+            size = f", {self._total / 1e6:.1f} MB, {_rate(self._total, seconds)}" if self._total else ""
+            wrote = f", {self._wrote / 1e6:.1f} MB of blocks written" if self._wrote else ""
+            self.info(f"{self.name}: {seconds:.1f} s{size}{wrote}")
+        self.name = ""
 
 
 class _Line(Part):
     def __init__(self, lines: _Lines, name: str, total: int) -> None:
-        self._lines, self._name, self._total, self._since = lines, name, total, time.monotonic()
+        # A word begins the line; a file's name stays as it is.
+        self._name = name[:1].upper() + name[1:] if name.partition(" ")[0].isalpha() else name or lines.name
+        self._lines, self._total, self._since, self._done = lines, total, time.monotonic(), 0
+        self._next = self._since + EVERY
+
+    def advance(self, amount: int) -> None:
+        self._done += amount
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + EVERY
+            percent = f"{100 * self._done // self._total} % of " if self._total else ""
+            rate = _rate(self._done, time.monotonic() - self._since)
+            self._lines.info(f"{self._name}: {percent}{(self._total or self._done) / 1e6:.1f} MB, {rate}")
 
     def finish(self, said: str = "") -> None:
         how = said or f"in {time.monotonic() - self._since:.1f} s"
-        # A word begins the line; a file's name stays as it is.
-        name = self._name[:1].upper() + self._name[1:] if self._name.split()[0].isalpha() else self._name
-        self._lines.info(f"{name}: {self._total / 1e6:.1f} MB, {how}")
+        self._lines.info(f"{self._name}: {self._total / 1e6:.1f} MB, {how}")
+
+
+def _rate(amount: int, seconds: float) -> str:
+    return f"{amount / 1e6 / max(seconds, 0.001):.1f} MB/s"
 
 
 class _Bars(_Warnings):
@@ -77,15 +98,21 @@ class _Bars(_Warnings):
     def __init__(self) -> None:
         self._bars: Bars | None = None
         self._task: TaskID | None = None
+        self._written: TaskID | None = None
 
     def stage(self, name: str, total: int = 0) -> None:
         if self._bars is None:
             self._bars = _make_bars()
             self._bars.start()
         self._task = self._bars.add_task(name, total=total or None)
+        self._written = self._bars.add_task(" blocks written", total=None, visible=False, start=False)
 
     def part(self, name: str, total: int) -> Part:
         return Part() if self._bars is None or self._task is None else _Bar(self._bars, self._task, name, total)
+
+    def wrote(self, amount: int) -> None:
+        if self._bars is not None and self._written is not None:
+            _advance(self._bars, self._written, amount)
 
     def info(self, text: str) -> None:
         self._say("INFO", text)
@@ -102,32 +129,50 @@ class _Bars(_Warnings):
     def close(self) -> None:
         if self._bars is not None:
             self._bars.stop()
-            self._bars = self._task = None
+            self._bars = self._task = self._written = None
 
 
 def _make_bars() -> Bars:
-    """Bars with bytes, speed and time left, where there is a number of bytes to come."""
+    """Bars with per cent, bytes, speed and time left, where there is a number of bytes to come."""
     from rich.console import Console
+    from rich.filesize import decimal
     from rich.progress import BarColumn, DownloadColumn, Task, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as Bars
     from rich.text import Text
 
-    class Size(DownloadColumn):
+    class Percent(TextColumn):
         def render(self, task: Task) -> Text:
             return super().render(task) if task.total else Text()
 
+    class Size(DownloadColumn):
+        def render(self, task: Task) -> Text:
+            return super().render(task) if task.total else Text(decimal(int(task.completed)) if task.completed else "")
+
     class Speed(TransferSpeedColumn):
+        def render(self, task: Task) -> Text:
+            return super().render(task) if task.completed else Text()
+
+    class Left(TimeRemainingColumn):
         def render(self, task: Task) -> Text:
             return super().render(task) if task.total else Text()
 
     return Bars(
-        TextColumn("{task.description:<28}"),
-        BarColumn(bar_width=12),
+        TextColumn("{task.description:<27}"),
+        BarColumn(bar_width=8),
+        Percent("{task.percentage:>3.0f}%"),
         Size(),
         Speed(),
-        TimeRemainingColumn(),
+        Left(),
         console=Console(stderr=True),
     )
+
+
+def _advance(bars: Bars, task: TaskID, amount: int) -> None:
+    """Show the task from its first byte on."""
+    if amount and not bars.tasks[task].started:
+        bars.start_task(task)
+        bars.update(task, visible=True)
+    bars.advance(task, amount)
 
 
 class _Bar(Part):
@@ -135,14 +180,14 @@ class _Bar(Part):
 
     def __init__(self, bars: Bars, stage: TaskID, name: str, total: int) -> None:
         self._bars, self._stage = bars, stage
-        self._task = bars.add_task(f" {name}", total=total or None, visible=False, start=False)
+        # What has no name is drawn as its stage alone.
+        self._task = bars.add_task(f" {name}", total=total or None, visible=False, start=False) if name else stage
 
     def advance(self, amount: int) -> None:
+        if self._task != self._stage:
+            _advance(self._bars, self._task, amount)
         self._bars.advance(self._stage, amount)
-        if amount and not self._bars.tasks[self._task].started:
-            self._bars.start_task(self._task)
-            self._bars.update(self._task, visible=True)
-        self._bars.advance(self._task, amount)
 
     def finish(self, said: str = "") -> None:
-        self._bars.update(self._task, visible=False)
+        if self._task != self._stage:
+            self._bars.update(self._task, visible=False)

@@ -435,6 +435,23 @@ def test_full_disk(hpcc: Puller, size: str) -> None:
 
 
 @pytest.mark.root
+def test_converting_takes_no_room_of_its_own(hpcc: Puller) -> None:
+    """What a pull leaves in the cache is all that it ever had there; nor does it write anywhere else."""
+    assert hpcc("exec", hpcc.uri, "true").returncode == 0
+    left = sum(-(-path.lstat().st_size // 4096) * 4096 for path in hpcc.cache.rglob("*"))
+    before = hpcc.objects()
+    mounts = (
+        f"mount -t tmpfs -o size={left + 65536},mode=700,uid={hpcc.person.uid},gid={hpcc.person.gid} none $CACHE; "
+        "mount -t tmpfs -o ro none /tmp; export TMPDIR=/tmp"
+    )
+    listing = "cd $CACHE; find oci/blobs packs-v1 sif-v1 -type f -exec sha256sum {} +"
+    done = within_mounts(hpcc, mounts, listing, "exec", hpcc.uri, "true")
+    assert done.returncode == 0, done.stderr
+    found = {path: digest for digest, path in (line.split() for line in done.stdout.splitlines())}
+    assert found == {path: digest for path, digest in before.items() if path.startswith(("oci/blobs", "packs", "sif"))}
+
+
+@pytest.mark.root
 def test_full_disk_where_the_file_goes(hpcc: Puller) -> None:
     hpcc.path("small").mkdir()
     done = within_mounts(
