@@ -71,16 +71,22 @@ def convert_layer(
                     f"a layer unpacks to more than {most / 1e9:g} GB, the most that is allowed here",
                     hint="Where the image is to be trusted, raise the setting: HPCC_MAX_LAYER=500GB.",
                 )
-            plain_hash.update(piece)
             yield piece
         for _ in source:  # what stands behind the compressed stream still counts for the blob's digest
             pass
 
-    pieces = read_ahead(plain())
+    def hashed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            plain_hash.update(piece)
+            yield piece
+
+    unpacked = read_ahead(plain())
+    pieces = read_ahead(hashed(unpacked))  # a thread for each of the two, beside those that parse and compress
     try:
         pack = write_pack(out, pack_name(diff_id, compressor.id), pieces, compressor.compress, pool, QUEUE_DEPTH)
     finally:
-        pieces.close()  # its thread reads `chunks`, which are the caller's again from here on
+        pieces.close()
+        unpacked.close()  # its thread reads `chunks`, which are the caller's again from here on
     if plain_hash.hexdigest() != diff_id.hex:
         raise IntegrityError(
             f"a layer unpacks to {diff_id.algorithm}:{plain_hash.hexdigest()}, but the image's config says {diff_id}",
