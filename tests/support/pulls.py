@@ -72,7 +72,7 @@ def pull(registry: FakeRegistry, home: Path, *, told: "Told | None" = None, tag:
 
 
 class Told(Progress):
-    """What a user would have been told. `done`: bytes of all parts; `parts`: name and last word of each that ended."""
+    """What a user would have been told. `done`: bytes of all parts that have a name; `parts`: it and the last word of each that ended."""
 
     def __init__(self) -> None:
         self.infos: list[str] = []
@@ -95,7 +95,7 @@ class _ToldPart(Part):
         self._told, self._name = told, name
 
     def advance(self, amount: int) -> None:
-        self._told.done += amount
+        self._told.done += amount if self._name else 0
 
     def finish(self, said: str = "") -> None:
         self._told.parts.append((self._name, said))
