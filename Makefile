@@ -3,6 +3,7 @@
 # make check     ruff, mypy --strict, import-linter
 # make interop   Apptainer as judge of our SIFs, hpcc as reader of its (a Debian root with Apptainer comes first)
 # make bench     ratios against Apptainer and floors, measured in the same run
+# make growth    how time and memory of a pull grow with an image's bytes, files and layers; draws it (10 minutes, 25 GB)
 # make soak      500 processes and 200 kills where `make test` has 64 and 30
 # make clean     remove what the others made here
 #
@@ -26,7 +27,7 @@ INPUTS := pyproject.toml constraints.txt $(wildcard bin/*)
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 
-.PHONY: help demo test check interop bench soak clean constraints system peers
+.PHONY: help demo test check interop bench growth soak clean constraints system peers
 
 help:
 	@sed -n '/^# make /s/^# //p' Makefile
@@ -52,6 +53,9 @@ interop: $(VENV)/.for-tests peers | system
 bench: $(VENV)/.for-tests peers | system
 	tests/support/peers/setup.sh images
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+growth: $(VENV)/.for-tests | system
+	$(BIN)/python tests/bench/growth.py --svg docs/explanation/growth.svg $(ARGS)
 
 system:
 	@tests/support/install.sh

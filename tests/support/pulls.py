@@ -72,7 +72,9 @@ def pull(registry: FakeRegistry, home: Path, *, told: "Told | None" = None, tag:
 
 
 class Told(Progress):
-    """What a user would have been told. `done`: bytes of all parts that have a name; `parts`: it and the last word of each that ended."""
+    """What a user would have been told. Of parts that have a name: `done`, their bytes; `parts`, the name and last word
+    of each that ended.
+    """
 
     def __init__(self) -> None:
         self.infos: list[str] = []
