@@ -4,6 +4,7 @@ Nothing of hpcc is used: a tree is a dict from each path to its inode, and every
 as in the tar, whiteouts too, so that reading the names is judged as well. Hard links share one inode.
 """
 
+import os
 import posixpath
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.support.layers import archive, other
 
+SOAK = os.environ.get("HPCC_SOAK", "") not in ("", "0")
 KINDS = {"file": b"0", "hardlink": b"1", "symlink": b"2", "char": b"3", "block": b"4", "directory": b"5", "fifo": b"6"}
 
 
@@ -238,15 +240,15 @@ _whiteouts = st.one_of(
 )
 _one = st.one_of(_file, _directory, _link, _link, _rare, _whiteouts, _whiteouts).map(lambda change: [change])
 _replaced = st.builds(
-    lambda name, turn: [Change(b"l", "directory", 0o711), Change(b"l/" + name)][::turn],
+    lambda name, turn: [Change(b"l", "directory", 0o711, mtime=6), Change(b"l/" + name)][::turn],
     st.sampled_from([b".wh..wh..opq", b".wh.f", b".wh.a"]), st.sampled_from([1, -1]),
 )  # fmt: skip
 _base = st.builds(
     lambda target: [
-        *(Change(name, "directory", 0o750, uid=7) for name in (b"a", b"a/a")),
-        *(Change(name, data=name) for name in (b"a/f", b"a/a/f", b"b/f", b"f")),
-        Change(b"l", "symlink", target=target),
-        Change(b"a/a/l", "symlink", target=b"../../b"),
+        *(Change(name, "directory", 0o750, uid=7, mtime=6) for name in (b"a", b"a/a")),
+        *(Change(name, mtime=7, data=name) for name in (b"a/f", b"a/a/f", b"b/f", b"f")),
+        Change(b"l", "symlink", mtime=8, target=target),
+        Change(b"a/a/l", "symlink", mtime=8, target=b"../../b"),
     ],
     _targets,
 )

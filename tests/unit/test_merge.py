@@ -1,7 +1,5 @@
 """Thousands of random stacks of layers: layer.merge against a merge that is too simple to be wrong."""
 
-import os
-
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -9,9 +7,8 @@ from hpcc import fstree
 from hpcc.errors import InvalidImage
 from hpcc.oci import layer, tar
 from tests.support.layers import read_tar
-from tests.support.stacks import Change, Invalid, as_tar, merge, stacks, valid_stacks
+from tests.support.stacks import SOAK, Change, Invalid, as_tar, merge, stacks, valid_stacks
 
-SOAK = os.environ.get("HPCC_SOAK", "") not in ("", "0")
 KINDS = {
     "directory": fstree.DIRECTORY, "file": fstree.REGULAR, "symlink": fstree.SYMLINK, "block": fstree.BLOCK,
     "char": fstree.CHAR, "fifo": fstree.FIFO,
