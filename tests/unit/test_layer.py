@@ -174,6 +174,15 @@ def test_links_in_circles() -> None:
         ]  # fmt: skip
 
 
+def test_long_chains_of_links_cost_little() -> None:
+    """40 links, each with the longest target that a link can have: 80,000 steps for a member, but for a limit."""
+    detours = [symlink(b"l%d" % index, b"./" * 2045 + b"l%d" % (index + 1)) for index in range(39)]
+    lower = entries(*detours, directory(b"l39"), symlink(b"near", b"./" * 500 + b"l39"))
+    with pytest.raises(InvalidImage, match="l0 has members below it but is no directory"):
+        merged(lower, entries(file(b"l0/x")))
+    assert content(merged(lower, entries(file(b"near/x", b"1"))), b"l39/x") == b"1"
+
+
 def test_depth_has_a_limit_also_by_links() -> None:
     deep = b"/".join([b"d"] * 500)
     lower = entries(directory(deep), symlink(b"l", deep), symlink(b"d/m", deep[2:]))
