@@ -101,8 +101,8 @@ def put_number(chance: random.Random, made: bytearray, at: int) -> None:
         made[at : at + size] = value.to_bytes(size, "little")
 
 
-FIELDS = [(0, 100), (100, 8), (108, 8), (116, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (329, 8), (345, 9),
-          (386, 12), (398, 12), (482, 1), (483, 12)]  # fmt: skip
+FIELDS = [(0, 100), (100, 8), (108, 8), (116, 8), (124, 12), (136, 12), (156, 1), (157, 100), (257, 8), (329, 8),
+          (345, 9), (386, 12), (398, 12), (482, 1), (483, 12)]  # fmt: skip
 OCTALS = [b"0", b"1", b"00000000777", b"77777777777", b"", b"-1", b"9", b"\x80", b"\xff" * 12, b" 12 ", b"0000010000"]
 NAMES = [b"../x", b"/", b".", b"..", b".wh.", b".wh..wh..opq", b"d/.wh.f", b"a/" * 40, b"\xff", b"l/l/l", b"l", b"d"]
 
@@ -173,12 +173,13 @@ def damage_json(chance: random.Random, value: Any) -> Any:
 def tars() -> list[bytes]:
     xattr = {b"SCHILY.xattr.user.a": b"v" * 40, b"SCHILY.xattr.security.capability": bytes(20)}
     kinds = [
-        directory(b"d", mode=0o1777), file(b"d/f", b"text" * 300, extended=xattr), symlink(b"l", b"d"), file(b"l/x", b"y"),
+        directory(b"d", mode=0o1777), file(b"d/f", b"text" * 300, extended=xattr), symlink(b"l", b"d"),
+        file(b"l/x", b"y"),
         hardlink(b"h", b"d/f"), other(b"null", b"3", rdev=(1, 3)), other(b"pipe", b"6"), file(b"d/.wh.f"),
         file(b"d/.wh..wh..opq"), symlink(b"loop", b"loop/x"),
     ]  # fmt: skip
     names = [
-        long_name(b"g" * 200) + file(b"g", b"1"), long_name(b"t" * 200, b"K") + symlink(b"s", b"t"), 
+        long_name(b"g" * 200) + file(b"g", b"1"), long_name(b"t" * 200, b"K") + symlink(b"s", b"t"),
         file(b"n" * 200),
         pax({b"mtime": b"5.5", b"uid": b"7"}, b"g") + file(b"x"),
         pax({b"size": b"3", b"path": b"p"}) + file(b"y", b"abc"),
