@@ -275,7 +275,7 @@ class _Data:
             return Placement(0)
         if self._writer is None:
             self._writer = DataWriter(
-                self._append, self._truncate, self.end, self._compressor.compress, self._pool, QUEUE_DEPTH
+                self._append, self._read, self._truncate, self.end, self._compressor.compress, self._pool, QUEUE_DEPTH
             )
         if len(data) >= BLOCK_SIZE:  # labels may be that long
             places: list[Placement] = []
@@ -288,6 +288,9 @@ class _Data:
     def _append(self, data: bytes) -> None:
         _write_at(self._fd, self._start + self.end, data)
         self.end += len(data)
+
+    def _read(self, position: int, size: int) -> bytes:
+        return os.pread(self._fd, size, self._start + position)
 
     def _truncate(self, position: int) -> None:
         os.ftruncate(self._fd, self._start + position)

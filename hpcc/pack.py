@@ -35,12 +35,18 @@ from hpcc.oci import layer, tar
 from hpcc.records import NamedTuple
 from hpcc.squashfs.inode import NO_FRAGMENT, Placement
 
+try:
+    from isal.isal_zlib import crc32
+except ImportError:  # no wheel for this machine
+    from zlib import crc32
+
 MAGIC = b"hpcc-pack-v1\n\0\0\0"
 _TRAILER = struct.Struct("<QQ32s")
 _ZERO = bytes(BLOCK_SIZE)
 MAX_INDEX = 1 << 30  # bytes of a plain index
 MAX_ENTRIES = 1 << 29  # bytes of a layer's names, targets and xattrs, and ENTRY_COST for each: two million members
 ENTRY_COST = 200
+COMPARED, MOST_COMPARED = 1 << 20, 4  # bytes of two files at a time; files
 
 
 class PackFragment(NamedTuple):
@@ -60,24 +66,25 @@ class Pack(NamedTuple):
 class DataWriter:
     """Append files as SquashFS blocks and fragments, in order. Finds files that are equal.
 
-    `write` is called with the bytes at the current end; `position` is where that is. What a duplicate wrote
-    is taken back by `truncate(position)`. Placements are final after `finish`.
+    `write` is called with the bytes at the current end; `position` is where that is. `read(position, size)` reads what
+    was written. What a duplicate wrote is taken back by `truncate(position)`. Placements are final after `finish`.
     """
 
     def __init__(
         self,
         write: Callable[[bytes], object],
+        read: Callable[[int, int], bytes],
         truncate: Callable[[int], object],
         position: int,
         compress: Callable[[bytes], bytes],
         pool: ThreadPoolExecutor,
         depth: int,
     ) -> None:
-        self._write, self._truncate, self.position = write, truncate, position
+        self._write, self._read, self._truncate, self.position = write, read, truncate, position
         self._queue = BlockQueue(compress, pool, depth)
         self._fragment = bytearray()
         self._tails: dict[tuple[int, bytes], tuple[int, int]] = {}  # size, sha256 -> fragment, offset
-        self._blocks: dict[tuple[int, bytes], tuple[int, tuple[int, ...]]] = {}  # size, sha256 on disk -> start, words
+        self._blocks: dict[tuple[int, int, tuple[int, ...]], list[int]] = {}  # size, CRC, words -> starts of such files
         self.fragments: list[PackFragment] = []
         self._fragment_count = 0
 
@@ -118,6 +125,30 @@ class DataWriter:
         self._fragment_count += 1
         self._queue.put(plain, lambda word, data: self.fragments.append(self._place_fragment(word, data, len(plain))))
 
+    def place_blocks(self, size: int, start: int, words: tuple[int, ...], crc: int) -> int:
+        """Where the blocks from `start` to the end are to stay: there, or where they are already.
+
+        A CRC costs a tenth of a hash, and what it takes for equal is read again. Somebody who makes many files of one
+        CRC gets them compared with a few only.
+        """
+        starts = self._blocks.setdefault((size, crc, words), [])
+        length = self.position - start
+        for known in starts[:MOST_COMPARED]:
+            if self._is_same(known, start, length):
+                if length:
+                    self._truncate(start)
+                    self.position = start
+                return known
+        starts.append(start)
+        return start
+
+    def _is_same(self, one: int, other: int, length: int) -> bool:
+        for at in range(0, length, COMPARED):
+            size = min(COMPARED, length - at)
+            if self._read(one + at, size) != self._read(other + at, size):
+                return False
+        return True
+
     def _place_fragment(self, word: int, data: bytes, size: int) -> PackFragment:
         start = self.position
         self.append(data)
@@ -136,7 +167,7 @@ class _BlockFile:
         self._start = 0
         self._words: list[int] = []
         self._sparse = 0
-        self._hash = sha256()
+        self._crc = 0
 
     def add(self, blocks: Iterable[bytes]) -> None:
         queue = self._writer._queue
@@ -153,25 +184,17 @@ class _BlockFile:
 
     def _hole(self, size: int) -> None:
         self._words.append(0)
-        self._hash.update(bytes(4))  # the word of a hole
         self._sparse += size
 
     def _block(self, word: int, data: bytes) -> None:
         self._words.append(word)
-        self._hash.update(struct.pack("<I", word))
-        self._hash.update(data)
+        self._crc = crc32(data, self._crc)
         self._writer.append(data)
 
     def _end(self) -> None:
-        writer = self._writer
-        key = (self._size, self._hash.digest())
-        known = writer._blocks.get(key)
-        if known is None:
-            known = writer._blocks[key] = (self._start, tuple(self._words))
-        elif writer.position > self._start:
-            writer._truncate(self._start)
-            writer.position = self._start
-        self._done(Placement(self._size, known[0], known[1], NO_FRAGMENT, 0, self._sparse))
+        words = tuple(self._words)
+        start = self._writer.place_blocks(self._size, self._start, words, self._crc)
+        self._done(Placement(self._size, start, words, NO_FRAGMENT, 0, self._sparse))
 
 
 def write_pack(
@@ -193,7 +216,13 @@ def write_pack(
         file.seek(position)
         file.truncate()
 
-    writer = DataWriter(file.write, truncate, len(MAGIC), compress, pool, depth)
+    def read(position: int, size: int) -> bytes:
+        file.seek(position)
+        data = file.read(size)
+        file.seek(0, 2)
+        return data
+
+    writer = DataWriter(file.write, read, truncate, len(MAGIC), compress, pool, depth)
     stream = tar.ByteStream(plain)
     reader = tar.TarReader(stream)
     entries: list[layer.Entry] = []

@@ -24,6 +24,7 @@ HARDLINK, WHITEOUT, OPAQUE = 16, 17, 18
 """Kinds of entry beside those of fstree."""
 
 MAX_LINKS = 40  # as Linux
+MAX_DETOUR = 512  # names that links put into one path; without it, a member could cost 40 * 2048 steps
 MAX_NAME = 255  # as Linux; SquashFS has room for 256
 MAX_PATH = 4096  # PATH_MAX: nobody could unpack a longer one
 MAX_DEPTH = 512  # of a member's directory, also by way of symbolic links
@@ -223,15 +224,15 @@ def _resolve(
 ) -> Node | None:
     """The node at `path`, symbolic links followed, ".." of their targets clamped at the root.
 
-    With make, missing directories are made. None where a name is missing, is no directory, or links turn in circles,
-    and at a link in `replaced`.
+    With make, missing directories are made. None where a name is missing, is no directory, or links turn in circles
+    or lead too far, and at a link in `replaced`.
     """
     if not path:
         return root
     above: list[Node] = []
     node = root
     todo = path.split(b"/")[::-1]
-    links = 0
+    links = detour = 0
     while todo:
         name = todo.pop()
         if name in (b"", b"."):
@@ -249,12 +250,14 @@ def _resolve(
                 raise InvalidImage(f"a member below {show(path)} lies more than {MAX_DEPTH} directories deep")
             child = node.children[name] = Node(fstree.DIRECTORY, 0o755)
         if child.kind == fstree.SYMLINK:
+            parts = child.target.split(b"/")
             links += 1
-            if links > MAX_LINKS or (id(node), name) in replaced:
+            detour += len(parts)
+            if links > MAX_LINKS or detour > MAX_DETOUR or (id(node), name) in replaced:
                 return None
             if child.target.startswith(b"/"):
                 above, node = [], root
-            todo.extend(child.target.split(b"/")[::-1])
+            todo.extend(reversed(parts))
             continue
         above.append(node)
         node = child

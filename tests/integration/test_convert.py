@@ -20,7 +20,7 @@ from hpcc import metadata
 from hpcc.compressors import BLOCK_SIZE, make_compressor
 from hpcc.convert import OpenPack, assemble, convert_layer, copy_range, pack_name
 from hpcc.errors import IntegrityError, InvalidImage
-from hpcc.fstree import CHAR, DIRECTORY, REGULAR, Node
+from hpcc.fstree import BLOCK, CHAR, DIRECTORY, FIFO, REGULAR, Node
 from hpcc.oci import layer
 from hpcc.oci.config import ImageConfig
 from hpcc.oci.digest import Digest
@@ -43,6 +43,8 @@ from tests.support.layers import (
     squashfs_of,
     symlink,
 )
+from tests.support.people import Person
+from tests.support.pulls import call_as
 from tests.support.real import need
 from tests.support.squash import of_directory, of_image, of_tree
 
@@ -132,6 +134,20 @@ def test_apptainer_would_find_its_objects() -> None:
     assert primary.offset % 4096 == 0 and primary.offset + primary.size == len(sif)
     assert primary.partition is not None and primary.partition.fs == descriptor.FS_SQUASHFS
     assert opened(sif).ids() == owners or set(opened(sif).ids()) == set(owners)
+
+
+@pytest.mark.root
+def test_a_plain_user_converts_to_the_same_bytes(plain_user: Person) -> None:
+    """Nothing is made on disk, so owners, setuid bits, devices and capabilities need no privilege."""
+    sif = call_as(plain_user, lambda: convert(blobs()))
+    assert plain_user.uid != os.geteuid() and sif == convert(blobs())
+    tree = of_image(squashfs_of(sif))
+    assert tree == of_tree(expected(image_config(), LOWER, UPPER, TOP))
+    ping, null, loop = tree[b"usr/bin/ping"], tree[b"dev/null"], tree[b"dev/loop0"]
+    assert (ping[1], ping[9]) == (0o4755, ((b"security.capability", b"\1\0\0\2" + bytes(16)),))
+    assert (null[0], null[6], loop[0], loop[3], loop[6]) == (CHAR, (1, 3), BLOCK, 6, (7, 0))
+    assert tree[b"run/pipe"][0] == FIFO
+    assert (tree[b"usr/lib/text"][2:4], tree[b"opt"][2], tree[b"etc"][1]) == ((1000, 50), 2_000_000, 0o2775)
 
 
 # -- what is deleted is gone ---------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +14,14 @@ from hpcc.compressors import make_compressor
 from hpcc.errors import UnsupportedImage
 from hpcc.fstree import DIRECTORY, REGULAR, SYMLINK, Node
 from hpcc.squashfs.compression import GZIP
+from hpcc.squashfs.fragment import Fragment
+from hpcc.squashfs.inode import STORED as STORED_BLOCK
+from hpcc.squashfs.inode import Placement
 from hpcc.squashfs.reader import open_squashfs
+from hpcc.squashfs.writer import encode_tables
+from tests.support.layers import archive, convert, file, sparse, squashfs_of
 from tests.support.real import need
-from tests.support.squash import Tree, build, of_directory, of_image, of_tree, rich_tree
+from tests.support.squash import Tree, build, of_directory, of_image, of_tree, opened, rich_tree
 
 COMPRESSIONS = ["gzip", "gzip:1", "gzip:9", "zstd", "zstd:19", "lz4", "xz", "stored"]
 
@@ -30,6 +37,20 @@ def mounted(image: Path, at: Path) -> Iterator[bytes]:
     if "squashfs" not in Path("/proc/filesystems").read_text() or not Path("/dev/loop-control").exists():
         pytest.skip("this kernel cannot mount SquashFS")
     run(need("mount"), "-t", "squashfs", "-o", "loop,ro", image, at)
+    try:
+        yield os.fsencode(at)
+    finally:
+        run(need("umount"), at)
+
+
+@contextmanager
+def fuse_mounted(image: Path, at: Path) -> Iterator[bytes]:
+    """Mount by squashfuse; a skip where there is no FUSE."""
+    program = need("squashfuse_ll")
+    if not Path("/dev/fuse").exists():
+        pytest.skip("no /dev/fuse")
+    at.mkdir()
+    run(program, image, at)
     try:
         yield os.fsencode(at)
     finally:
@@ -106,17 +127,10 @@ def test_the_kernel_shows_the_same_tree(rich_image: Path, tmp_path: Path) -> Non
 
 @pytest.mark.root
 def test_squashfuse_shows_the_same_tree(rich_image: Path, tmp_path: Path) -> None:
-    program = need("squashfuse_ll")
-    if not Path("/dev/fuse").exists():
-        pytest.skip("no /dev/fuse")
-    (tmp_path / "mnt").mkdir()
-    run(program, rich_image, tmp_path / "mnt")
-    try:
+    with fuse_mounted(rich_image, tmp_path / "mnt") as top:
         # Not the attributes: squashfuse lists those of links that it then denies, and up to 0.1.105 it takes
         # trusted. for security. and the other way round.
-        found = of_directory(os.fsencode(tmp_path / "mnt"), xattrs=False)
-    finally:
-        run(need("umount"), tmp_path / "mnt")
+        found = of_directory(top, xattrs=False)
     assert found == {path: entry[:-1] for path, entry in of_tree(rich_tree()).items()}
 
 
@@ -144,6 +158,125 @@ def test_unsquashfs_extracts_large_directories(large: tuple[Path, Tree], tmp_pat
     image, tree = large
     run(need("unsquashfs"), "-quiet", "-no-progress", "-d", tmp_path / "out", image)
     assert of_directory(os.fsencode(tmp_path / "out")) == tree
+
+
+# -- beyond 4 GiB ------------------------------------------------------------------------------------------------
+
+GIB = 1 << 30
+PIECES = [(0, 5), (4 * GIB - 3, 6), (5 * GIB, 200_000), (6 * GIB + 1, 9)]  # of a file of 6 GiB + 10
+STORED = b"".join(bytes([65 + index]) * length for index, (_, length) in enumerate(PIECES))
+
+
+def check_large(read: Callable[[int, int], bytes], size: int) -> None:
+    """`read(offset, length)` shows the file of PIECES, of which the rest is holes."""
+    assert size == 6 * GIB + 10
+    for index, (offset, length) in enumerate(PIECES):
+        before, after = min(offset, 10), min(size - offset - length, 10)
+        around = bytes(before) + bytes([65 + index]) * length + bytes(after)
+        assert read(offset - before, len(around)) == around
+    for offset in (1 * GIB, 4 * GIB + 1000, size - 200_000):
+        assert not any(read(offset, 100_000))
+    assert read(size - 1, 100) == b"D" and read(size, 100) == b""
+
+
+def check_large_file(path: bytes) -> None:
+    with open(path, "rb") as file:
+        check_large(lambda offset, length: os.pread(file.fileno(), length, offset), os.fstat(file.fileno()).st_size)
+
+
+@pytest.fixture(scope="module")
+def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with the file `s` of PIECES, from a sparse member of a layer on the whole way of a conversion."""
+    path = tmp_path_factory.mktemp("large-file") / "image"
+    path.write_bytes(squashfs_of(convert([archive(sparse("1.0", PIECES, STORED, 6 * GIB + 10), file(b"t", b"tail"))])))
+    assert path.stat().st_size < 1 << 20
+    return path
+
+
+def test_we_read_a_file_beyond_4_gib(large_file: Path) -> None:
+    image = opened(large_file.read_bytes())
+    found = image.lookup(b"s")
+    assert found is not None and found.size == 6 * GIB + 10
+    zeros = bytes(131072)
+    wanted = {offset // 131072 for offset, _ in PIECES}
+    blocks = {at: block for at, block in enumerate(image.read(found)) if at in wanted or block != zeros}
+    assert sorted(blocks) == sorted({*wanted, (4 * GIB + 2) // 131072, (5 * GIB + 199_999) // 131072})
+
+    def read(offset: int, length: int) -> bytes:
+        first, last = offset // 131072, (offset + length) // 131072
+        joined = b"".join(blocks.get(at, bytes(131072)) for at in range(first, last + 1))
+        return joined[offset % 131072 :][: max(0, min(length, found.size - offset))]
+
+    check_large(read, found.size)
+
+
+@pytest.mark.root
+def test_the_kernel_reads_a_file_beyond_4_gib(large_file: Path, tmp_path: Path) -> None:
+    with mounted(large_file, tmp_path / "mnt") as top:
+        check_large_file(top + b"/s")
+
+
+@pytest.mark.root
+def test_squashfuse_reads_a_file_beyond_4_gib(large_file: Path, tmp_path: Path) -> None:
+    with fuse_mounted(large_file, tmp_path / "mnt") as top:
+        check_large_file(top + b"/s")
+
+
+def test_unsquashfs_extracts_a_file_beyond_4_gib(large_file: Path, tmp_path: Path) -> None:
+    run(need("unsquashfs"), "-quiet", "-no-progress", "-d", tmp_path / "out", large_file, "s")
+    check_large_file(os.fsencode(tmp_path / "out" / "s"))
+    assert (tmp_path / "out" / "s").stat().st_blocks * 512 < 1 << 20
+
+
+@pytest.fixture(scope="module")
+def far_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of 5 GiB, nearly all of it a hole on disk: data, a fragment and all tables lie beyond 4 GiB."""
+    path = tmp_path_factory.mktemp("far") / "image"
+    start = 5 * GIB
+    block, tail = bytes(range(256)) * 512, b"the tail"
+    root = Node(DIRECTORY, 0o755)
+    assert root.children is not None
+    root.children[b"block"] = Node(REGULAR, 0o644, data=Placement(131072, start, (131072 | STORED_BLOCK,)))
+    root.children[b"tail"] = Node(REGULAR, 0o644, 7, data=Placement(8, fragment=0))
+    fragments = [Fragment(start + 131072, 8 | STORED_BLOCK)]
+    made = encode_tables(root, fragments, data_end=start + 131080, compressor=GZIP, compress=zlib.compress)
+    with path.open("wb") as file:
+        file.write(made.head)
+        file.seek(start)
+        file.write(block + tail + made.tables)
+    assert path.stat().st_blocks * 512 < 1 << 20
+    return path
+
+
+def check_far(top: bytes) -> None:
+    tree = of_directory(top, xattrs=False)
+    assert sorted(tree) == [b"", b"block", b"tail"]
+    assert (tree[b"block"][8], tree[b"tail"][8], tree[b"tail"][2]) == (bytes(range(256)) * 512, b"the tail", 7)
+
+
+def test_we_read_an_image_beyond_4_gib(far_image: Path) -> None:
+    with far_image.open("rb") as source:
+        found = open_squashfs(
+            lambda offset, length: os.pread(source.fileno(), length, offset), far_image.stat().st_size
+        )
+        content = {path: b"".join(found.read(inode)) for path, inode in found.walk()}
+    assert content == {b"block": bytes(range(256)) * 512, b"tail": b"the tail"}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mount", [mounted, fuse_mounted])
+def test_others_mount_an_image_beyond_4_gib(mount: Callable[..., Any], far_image: Path, tmp_path: Path) -> None:
+    with mount(far_image, tmp_path / "mnt") as top:
+        check_far(top)
+
+
+@pytest.mark.root
+def test_unsquashfs_extracts_an_image_beyond_4_gib(far_image: Path, tmp_path: Path) -> None:
+    run(need("unsquashfs"), "-quiet", "-no-progress", "-d", tmp_path / "out", far_image)
+    check_far(os.fsencode(tmp_path / "out"))
+
+
+# -- what others write -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ needed=(
   squashfuse        # squashfuse_ll: root filesystems of users
   strace            # what a waiter asks of a filesystem
   uidmap            # newuidmap, newgidmap
+  umoci             # unpacks the same layers: a judge of how they merge
   util-linux        # setpriv, unshare
 )
 

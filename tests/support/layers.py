@@ -120,6 +120,45 @@ def hardlink(name: bytes, target: bytes, **more: Any) -> bytes:
     return other(name, b"1", target=target, **more)
 
 
+SPARSE = ("old", "0.0", "0.1", "1.0")
+"""How a tar says that a file has holes: GNU's old header, and three forms of PAX records."""
+
+
+def gnu_sparse(pieces: list[tuple[int, int]], stored: bytes, size: int) -> bytes:
+    fields = [b"%011o\0%011o\0" % piece for piece in pieces]
+    first, rest = fields[:4], fields[4:]
+    block = header(
+        b"s", b"S", len(stored), magic=b"ustar  \0",
+        patches={386: b"".join(first), 482: b"\1" if rest else b"\0", 483: b"%011o\0" % size},
+    )  # fmt: skip
+    while rest:
+        now, rest = rest[:21], rest[21:]
+        block += b"".join(now).ljust(504, b"\0") + (b"\1" if rest else b"\0") + bytes(7)
+    return block + padded(stored)
+
+
+def pax_sparse(version: str, pieces: list[tuple[int, int]], stored: bytes, size: int) -> bytes:
+    if version == "0.0":
+        pairs = [(b"GNU.sparse.size", b"%d" % size), (b"GNU.sparse.numblocks", b"%d" % len(pieces))]
+        for offset, length in pieces:
+            pairs += [(b"GNU.sparse.offset", b"%d" % offset), (b"GNU.sparse.numbytes", b"%d" % length)]
+        return pax(pairs) + header(b"s", b"0", len(stored)) + padded(stored)
+    if version == "0.1":
+        numbers = b",".join(b"%d,%d" % piece for piece in pieces)
+        records = {b"GNU.sparse.size": b"%d" % size, b"GNU.sparse.numblocks": b"%d" % len(pieces)}
+        records |= {b"GNU.sparse.map": numbers, b"GNU.sparse.name": b"s"}
+        return pax(records) + header(b"GNUSparseFile.1/s", b"0", len(stored)) + padded(stored)
+    records = {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.name": b"s"}
+    records[b"GNU.sparse.realsize"] = b"%d" % size
+    body = padded(b"%d\n" % len(pieces) + b"".join(b"%d\n%d\n" % piece for piece in pieces)) + stored
+    return pax(records) + header(b"GNUSparseFile.1/s", b"0", len(body)) + padded(body)
+
+
+def sparse(version: str, pieces: list[tuple[int, int]], stored: bytes, size: int) -> bytes:
+    """A member `s` of `size` bytes, of which `stored` has the (offset, length) `pieces`, in a version of SPARSE."""
+    return gnu_sparse(pieces, stored, size) if version == "old" else pax_sparse(version, pieces, stored, size)
+
+
 def archive(*members: bytes) -> bytes:
     return b"".join(members) + END
 

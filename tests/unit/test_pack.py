@@ -14,7 +14,7 @@ from hpcc.blocks import BlockQueue
 from hpcc.compressors import BLOCK_SIZE, make_compressor
 from hpcc.errors import InvalidImage, UnsupportedImage
 from hpcc.oci import layer
-from hpcc.pack import MAGIC, STORED_MASK, Pack, read_pack, write_pack
+from hpcc.pack import MAGIC, MOST_COMPARED, STORED_MASK, Pack, read_pack, write_pack
 from hpcc.squashfs.compression import GZIP, decompressor
 from hpcc.squashfs.inode import NO_FRAGMENT, Placement
 from tests.support.layers import archive, directory, file, hardlink, other, read_tar, symlink
@@ -113,6 +113,21 @@ def test_duplicates_share_data(pool: ThreadPoolExecutor) -> None:
     once, _ = packed(archive(*members[:3], members[6], members[8]), pool)
     assert len(blob) - len(once) < 400  # their entries
     assert {name: content(blob, pack, place)[:1] for name, place in found.items()}[b"2/random"] == RANDOM[:1]
+
+
+def test_a_crc_is_not_believed(pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files whose blocks have one CRC and one size, as stored ones have, are compared, with a few at most."""
+    monkeypatch.setattr("hpcc.pack.crc32", lambda data, crc: 0)
+    source = random.Random(4)
+    contents = [source.randbytes(BLOCK_SIZE) for _ in range(MOST_COMPARED + 2)]
+    members = [file(b"%d/%d" % (copy, number), data) for copy in (1, 2) for number, data in enumerate(contents)]
+    blob, pack = packed(archive(*members), pool)
+    found = places(pack)
+    for number, data in enumerate(contents):
+        first, second = found[b"1/%d" % number], found[b"2/%d" % number]
+        assert (first == second) == (number < MOST_COMPARED)
+        for place in (first, second):
+            assert blob[place.start : place.start + BLOCK_SIZE] == data
 
 
 def test_files_that_differ_in_holes_only_are_no_duplicates(pool: ThreadPoolExecutor) -> None:

@@ -12,18 +12,22 @@ from hpcc.errors import InvalidImage, UnsupportedImage
 from hpcc.oci import tar
 from tests.support.layers import (
     END,
+    SPARSE,
     archive,
     directory,
     file,
+    gnu_sparse,
     hardlink,
     header,
     long_name,
     other,
     padded,
     pax,
+    pax_sparse,
     read_tar,
     record,
     seal,
+    sparse,
     symlink,
 )
 
@@ -189,43 +193,7 @@ def expanded(pieces: list[tuple[int, int]], stored: bytes, size: int) -> bytes:
     return bytes(out)
 
 
-def gnu_sparse(pieces: list[tuple[int, int]], stored: bytes, size: int) -> bytes:
-    fields = [b"%011o\0%011o\0" % piece for piece in pieces]
-    first, rest = fields[:4], fields[4:]
-    block = header(
-        b"s", b"S", len(stored), magic=b"ustar  \0",
-        patches={386: b"".join(first), 482: b"\1" if rest else b"\0", 483: b"%011o\0" % size},
-    )  # fmt: skip
-    while rest:
-        now, rest = rest[:21], rest[21:]
-        block += b"".join(now).ljust(504, b"\0") + (b"\1" if rest else b"\0") + bytes(7)
-    return block + padded(stored)
-
-
-def pax_sparse(version: str, pieces: list[tuple[int, int]], stored: bytes, size: int) -> bytes:
-    if version == "0.0":
-        pairs = [(b"GNU.sparse.size", b"%d" % size), (b"GNU.sparse.numblocks", b"%d" % len(pieces))]
-        for offset, length in pieces:
-            pairs += [(b"GNU.sparse.offset", b"%d" % offset), (b"GNU.sparse.numbytes", b"%d" % length)]
-        return pax(pairs) + header(b"s", b"0", len(stored)) + padded(stored)
-    if version == "0.1":
-        numbers = b",".join(b"%d,%d" % piece for piece in pieces)
-        records = {b"GNU.sparse.size": b"%d" % size, b"GNU.sparse.map": numbers, b"GNU.sparse.name": b"s"}
-        return pax(records) + header(b"GNUSparseFile.1/s", b"0", len(stored)) + padded(stored)
-    records = {b"GNU.sparse.major": b"1", b"GNU.sparse.minor": b"0", b"GNU.sparse.name": b"s"}
-    records[b"GNU.sparse.realsize"] = b"%d" % size
-    body = padded(b"%d\n" % len(pieces) + b"".join(b"%d\n%d\n" % piece for piece in pieces)) + stored
-    return pax(records) + header(b"GNUSparseFile.1/s", b"0", len(body)) + padded(body)
-
-
-VERSIONS = ["old", "0.0", "0.1", "1.0"]
-
-
-def sparse(version: str, pieces: list[tuple[int, int]], stored: bytes, size: int) -> bytes:
-    return gnu_sparse(pieces, stored, size) if version == "old" else pax_sparse(version, pieces, stored, size)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", SPARSE)
 @pytest.mark.parametrize("block_size", [1000, 4096, 131072])
 def test_sparse_files(version: str, block_size: int) -> None:
     data = archive(sparse(version, PIECES, STORED, SPARSE_SIZE), file(b"after", b"x"))
@@ -239,7 +207,7 @@ def test_sparse_files(version: str, block_size: int) -> None:
     assert next(members).name == b"after"
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", SPARSE)
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 16, 25, 26, 47, 100, 3000])
 def test_maps_of_any_length(version: str, count: int) -> None:
     pieces = [(index * 7 + 1_000_000, 3) for index in range(count)]
@@ -255,7 +223,7 @@ def test_maps_of_any_length(version: str, count: int) -> None:
         assert skip or found[0][1] == expanded(pieces, stored, size)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", SPARSE)
 def test_sparse_maps_that_lie(version: str) -> None:
     for pieces, stored, size in (
         ([(10, 5), (0, 5)], b"x" * 10, 100),  # out of order
