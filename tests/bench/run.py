@@ -111,6 +111,16 @@ def pull(bench: Bench, name: str, tag: str, rounds: int, *, keep: bool = False) 
             shutil.rmtree(f"{cache}-apptainer", ignore_errors=True)
 
 
+def podman(bench: Bench, name: str, tag: str, rounds: int) -> None:
+    """Cold pulls by podman, where somebody has installed it: it unpacks the layers, and makes no file of them."""
+    for number in range(rounds):
+        storage = bench.user.home / f"podman-{name}-{number}"
+        places = ["--root", storage, "--runroot", f"{storage}-run"]
+        uri = f"docker://{bench.registry.host}/bench/{name}:{tag}"
+        bench.here(f"floor: podman pull of {name}", ["podman", *places, "pull", "-q", "--tls-verify=false", uri])
+        shutil.rmtree(storage)
+
+
 def smaller(bench: Bench, name: str, tag: str) -> None:
     """The same image as small as gzip can have it, from the blobs that are in the cache."""
     uri, target = f"docker://{bench.registry.host}/bench/{name}:{tag}", bench.user.home / f"{name}-{tag}-9.sif"
@@ -145,6 +155,8 @@ def floors(bench: Bench) -> dict[str, float]:
         ("mksquashfs zstd -3 of debian", [*squash, "-comp", "zstd", "-Xcompression-level", "3"], 1),
     ):
         bench.here(f"floor: {label}", argv, times)
+    if shutil.which("podman"):
+        podman(bench, "debian", "12", 2)
     return {label: bench.median(label) for label in bench.costs if label.startswith("floor: ")}
 
 
