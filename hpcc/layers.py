@@ -155,11 +155,11 @@ class Layer:
                 pool,
                 self._shop.settings.max_layer,
             )
-        except (IntegrityError, InvalidImage):
+        except (IntegrityError, InvalidImage) as error:
             # Bytes that somebody altered look like a broken layer: what the download says of them comes first.
             if coming is not None:
                 coming.wait(started)
-            raise
+            raise type(error)(f"layer {self._layer.digest}: {error.message}", hint=error.hint) from None
         except HpccError:
             raise  # some are OSErrors as well
         except OSError as error:

@@ -228,17 +228,22 @@ def write_pack(
     entries: list[layer.Entry] = []
     places: dict[int, Placement] = {}
     room = MAX_ENTRIES
-    for member in reader:
-        item = layer.entry(member)
-        if item is None:
-            continue
-        room -= ENTRY_COST + len(item.path) + len(item.target) + sum(len(k) + len(v) for k, v in item.xattrs)
-        if room < 0:
-            raise UnsupportedImage(f"a layer whose members' names and attributes take more than {MAX_ENTRIES} bytes")
-        if item.kind == fstree.REGULAR:
-            at = len(entries)
-            writer.add(member.size, reader.blocks(BLOCK_SIZE), partial(places.__setitem__, at))
-        entries.append(item)
+    try:
+        for member in reader:
+            item = layer.entry(member)
+            if item is None:
+                continue
+            room -= ENTRY_COST + len(item.path) + len(item.target) + sum(len(k) + len(v) for k, v in item.xattrs)
+            if room < 0:
+                raise UnsupportedImage(
+                    f"a layer whose members' names and attributes take more than {MAX_ENTRIES} bytes"
+                )
+            if item.kind == fstree.REGULAR:
+                at = len(entries)
+                writer.add(member.size, reader.blocks(BLOCK_SIZE), partial(places.__setitem__, at))
+            entries.append(item)
+    except InvalidImage as error:
+        raise InvalidImage(f"{error.message}, at byte {stream.at} of the tar", hint=error.hint) from None
     stream.drain()
     writer.finish()
     for at, place in places.items():

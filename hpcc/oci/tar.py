@@ -55,17 +55,19 @@ class Member(NamedTuple):
 
 
 class ByteStream:
-    """Exact reads from an iterable of chunks of any size."""
+    """Exact reads from an iterable of chunks of any size; `at` is how many bytes were asked for."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
         self._chunk = b""
         self._position = 0
+        self.at = 0
 
     def read(self, size: int) -> bytes:
         """`size` bytes, fewer only at the end of the stream."""
         start = self._position
         end = start + size
+        self.at += size
         if end <= len(self._chunk):
             self._position = end
             return self._chunk[start:end]

@@ -114,8 +114,8 @@ def pull(bench: Bench, name: str, tag: str, rounds: int, *, keep: bool = False) 
 def podman(bench: Bench, name: str, tag: str, rounds: int) -> None:
     """Cold pulls by podman, where somebody has installed it: it unpacks the layers, and makes no file of them."""
     for number in range(rounds):
-        storage = bench.user.home / f"podman-{name}-{number}"
-        places = ["--root", storage, "--runroot", f"{storage}-run"]
+        storage = bench.user.home / f"podman-{number}"
+        places = ["--root", storage, "--runroot", bench.user.home / "run"]  # of at most 50 characters
         uri = f"docker://{bench.registry.host}/bench/{name}:{tag}"
         bench.here(f"floor: podman pull of {name}", ["podman", *places, "pull", "-q", "--tls-verify=false", uri])
         shutil.rmtree(storage)

@@ -224,6 +224,35 @@ def test_a_deleted_file_is_in_no_byte(size: int, how: str) -> None:
     assert of_image(squashfs_of(sif)) == of_tree(expected(image_config(), lower, upper))
 
 
+def test_a_deleted_name_target_or_attribute_is_in_no_byte() -> None:
+    """Also what an upper layer's directory replaces: attributes go with it."""
+    note, hidden = {XATTR + b"user.note": PASSWORD}, PASSWORD.replace(b" ", b"-")[:70]
+    lower = [
+        directory(b"d", extended=note), file(b"d/f", b"x", extended=note), symlink(b"link", PASSWORD),
+        file(hidden, b"y"), directory(b"keep"), file(b"keep/f", b"z", extended={XATTR + b"user.kept": b"kept"}),
+    ]  # fmt: skip
+    upper = [file(b"d/.wh.f"), directory(b"d"), symlink(b"link", b"d"), file(b".wh." + hidden)]
+    assert any(PASSWORD in each for each in every_table(convert([archive(*lower)])))
+    tables = list(every_table(convert([archive(*lower), archive(*upper)])))
+    assert not any(PASSWORD in each or hidden in each for each in tables) and any(b"kept" in each for each in tables)
+
+
+def every_table(sif: bytes) -> Iterator[bytes]:
+    """The inode, directory and xattr tables, decompressed; the SIF itself."""
+    image = opened(sif)
+    yield sif
+    for table in (image._inodes, image._directories, image._xattr_reader()._pairs):
+        at, plain = table.start, b""
+        while at < table.end:
+            try:
+                data, at = table.block(at)
+            except InvalidImage:  # behind the last block lie positions
+                break
+            plain += data
+        assert plain
+        yield plain
+
+
 def test_what_an_upper_layer_links_to_lives() -> None:
     lower, upper = [file(b"a", SECRET + NOISE), file(b"b", PASSWORD)], [hardlink(b"x", b"a"), hardlink(b"y", b"b")]
     top = [file(b".wh.a"), file(b".wh.b")]

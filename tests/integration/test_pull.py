@@ -1,5 +1,6 @@
 """From a reference to a cached SIF, against the embedded registry: one pull for all, damage, privacy, interruption."""
 
+import hashlib
 import json
 import os
 import signal
@@ -226,6 +227,23 @@ def _overwrite(path: Path, data: bytes) -> None:
     path.chmod(0o644)
     path.write_bytes(data)
     path.chmod(0o444)
+
+
+def test_a_hostile_layer_is_named(fake, hpcc_env: Path) -> None:
+    """The image, which of its layers, what in it and where; and nothing of it is kept."""
+    registry = fake()
+    layers = [LAYERS[0], tar_layer({"good": b"x", "../../etc/passwd": b"y"})]
+    registry.add_image(NAME, "bad", layers, config_of(layers))
+    with pytest.raises(InvalidImage) as caught:
+        pull(registry, hpcc_env, tag="bad")
+    digest = f"sha256:{hashlib.sha256(layers[1]).hexdigest()}"
+    assert caught.value.message == (
+        f"{uri_of(registry, 'bad')}: layer {digest}: member ../../etc/passwd points outside the image,"
+        " at byte 1536 of the tar"
+    )
+    kept = files_below(hpcc_env / "cache")
+    assert not [name for name in kept if "sif-v1" in name or digest.removeprefix("sha256:") in name]
+    assert temporaries(hpcc_env) == []
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

@@ -164,6 +164,12 @@ def test_parents_that_are_links(target: bytes, path: bytes, together: bool) -> N
     assert at(root, b"lib").kind == fstree.SYMLINK
 
 
+def test_a_link_upwards_from_deep_below() -> None:
+    lower = entries(directory(b"a/b/c"), symlink(b"a/b/c/up", b"../d"), symlink(b"a/b/far", b"./../../x"))
+    root = merged(lower, entries(file(b"a/b/c/up/f", b"1"), file(b"a/b/far/f", b"2")))
+    assert (content(root, b"a/b/d/f"), content(root, b"x/f")) == (b"1", b"2")
+
+
 def test_links_in_circles() -> None:
     lower = entries(symlink(b"a", b"b"), symlink(b"b", b"a"), symlink(b"self", b"self/x"))
     for name in (b"a/x", b"self/x"):

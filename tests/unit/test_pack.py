@@ -259,6 +259,19 @@ def test_broken_layers(pool: ThreadPoolExecutor) -> None:
             packed(data, pool)
 
 
+def test_where_a_layer_is_broken(pool: ThreadPoolExecutor) -> None:
+    good = file(b"f", b"x" * 600)
+    for bad, says in (
+        (b"no header" * 100, "checksum"),
+        (file(b"../x"), r"\.\./x points outside"),
+        (file(b"g", b"y")[:700], "ends"),
+    ):
+        with pytest.raises(
+            InvalidImage, match=rf"{says}.*, at byte {len(good) + 512 * (1 + (says == 'ends'))} of the tar$"
+        ):
+            packed(good + bad, pool)
+
+
 def test_the_stream_is_read_to_its_end(pool: ThreadPoolExecutor) -> None:
     taken = []
 
