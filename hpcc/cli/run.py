@@ -1,18 +1,24 @@
 """hpcc run, exec, shell: one spec, one plan, one launch."""
 
-from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
+import os
+
+from hpcc.cli import say
+from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error, with_variables
 from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, source_settings
 from hpcc.cli.terminal import terminal
 from hpcc.errors import UsageError
 from hpcc.image import note_use, open_image
 from hpcc.runtime.enter import caller, start
 from hpcc.runtime.plan import describe, plan_container
-from hpcc.runtime.spec import Options, container_spec
+from hpcc.runtime.spec import NO_MOUNT, Options, container_spec
 from hpcc.throwaway import cache_for
 
 _OPTIONS = (
     Option(("-B", "--bind"), "bind a host path into the container; several by commas", "SRC[:DEST[:ro]]", many=True),
+    Option(("--mount",), "the same: type=bind,source=SRC,destination=DEST[,ro]", "SPEC", many=True),
     Option(("--env",), "set a variable in the container", "NAME=VALUE", many=True),
+    Option(("--env-file",), "set the variables that this shell script sets", "FILE", many=True),
+    Option(("--job-env",), "with a clean environment: pass Slurm's, MPI's, Dask's and GPU variables all the same"),
     Option(("--pwd", "--cwd"), "working directory in the container", "DIR"),
     Option(("-H", "--home"), "the home directory in the container", "SRC[:DEST]"),
     Option(("-e", "--cleanenv"), "leave the host's variables out"),
@@ -20,9 +26,22 @@ _OPTIONS = (
     Option(("-C", "--containall"), "--contain, a clean environment, own PID and IPC namespaces"),
     Option(("--compat",), "as Docker does: --containall, a writable root that is discarded, umask 0022"),
     Option(("--writable-tmpfs",), "a writable root that is discarded"),
+    Option(("-w", "--writable"), "write to the image itself, which must be a directory"),
+    Option(("--overlay", "-o"), "a writable root that stays in DIR; with :ro only read", "DIR[:ro]", many=True),
+    Option(("-S", "--scratch"), "an empty directory in the container, discarded or in --workdir", "DIR", many=True),
+    Option(("-W", "--workdir"), "where --contain's home, /tmp and /var/tmp, and --scratch stay", "DIR"),
     Option(("--no-home",), "do not mount the home directory"),
+    Option(("--no-mount",), f"leave out, by commas: {', '.join(NO_MOUNT)}, or a bound path", "NAME", many=True),
+    Option(("-f", "--fakeroot"), "be root in the container, with other users too where /etc/subuid gives ids"),
+    Option(("-p", "--pid"), "a PID namespace of its own"),
+    Option(("-i", "--ipc"), "an IPC namespace of its own"),
+    Option(("-n", "--net"), "a network of its own: the loopback alone"),
+    Option(("--network",), "with --net: none, the only one there is without root", "NAME"),
+    Option(("--uts",), "a UTS namespace of its own"),
+    Option(("--hostname",), "that, and this name for the host", "NAME"),
+    Option(("-u", "--userns"), "go the way of users, also as root: a user namespace"),
     Option(("--no-umask",), "umask 0022 instead of the caller's"),
-    Option(("--no-init",), "with --containall: no process 1 of our own beside the payload"),
+    Option(("--no-init",), "with --pid or --containall: no process 1 of our own beside the payload"),
     Option(("--no-eval",), "accepted for Apptainer's sake: hpcc never evaluates arguments in a shell"),
     Option(("--no-hold",), "do not keep the image mounted for the next run"),
     Option(("--dry-run",), "print what would be done"),
@@ -56,7 +75,7 @@ COMMANDS = {
 
 def main(name: str, argv: list[str]) -> int:
     command = COMMANDS[name]
-    arguments = parse(command, argv)
+    arguments = with_variables(parse(command, argv), os.environ)
     if not arguments.positional:
         raise usage_error(command, "no image is given")
     uri, *rest = arguments.positional
@@ -77,13 +96,14 @@ def main(name: str, argv: list[str]) -> int:
         return 0
     if not settings.disable_cache:
         note_use(image)
-    return start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold)
+    return start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold, as_user=arguments.userns)
 
 
 def _options(arguments: Arguments) -> Options:
     return Options(
         binds=tuple(arguments.bind),
-        env=tuple(pair for item in arguments.env for pair in _variables(item)),
+        mounts=tuple(arguments.mount),
+        env=(*_from_files(arguments), *(pair for item in arguments.env for pair in _variables(item))),
         pwd=arguments.pwd,
         home=arguments.home,
         cleanenv=arguments.cleanenv,
@@ -91,11 +111,48 @@ def _options(arguments: Arguments) -> Options:
         containall=arguments.containall,
         compat=arguments.compat,
         writable_tmpfs=arguments.writable_tmpfs,
+        writable=arguments.writable,
+        fakeroot=arguments.fakeroot,
+        overlay=tuple(arguments.overlay),
+        scratch=tuple(arguments.scratch),
+        workdir=arguments.workdir,
+        no_mount=_left_out(arguments),
+        pid=arguments.pid,
+        ipc=arguments.ipc,
+        net=arguments.net or _network(arguments),
+        uts=arguments.uts,
+        hostname=arguments.hostname,
+        job_env=arguments.job_env,
         no_home=arguments.no_home,
         no_umask=arguments.no_umask,
         no_init=arguments.no_init,
         shell=arguments.options.get("shell"),
     )
+
+
+def _left_out(arguments: Arguments) -> tuple[str, ...]:
+    names = tuple(name.strip() for item in arguments.no_mount for name in item.split(",") if name.strip())
+    for name in names:
+        if name not in NO_MOUNT and not name.startswith("/") and not (arguments.quiet or arguments.silent):
+            say("WARNING", f"--no-mount {name}: there is no such mount; it knows {', '.join(NO_MOUNT)}, and paths")
+    return names
+
+
+def _network(arguments: Arguments) -> bool:
+    if arguments.network not in (None, "none"):
+        raise UsageError(
+            f"--network {arguments.network}: only root could set that up",
+            hint="Without --net the container has the host's network; --net alone, or --network none, the loopback.",
+        )
+    return arguments.network is not None
+
+
+def _from_files(arguments: Arguments) -> tuple[tuple[str, str], ...]:
+    if not arguments.env_file:
+        return ()
+    from hpcc.cli.env_file import read_env_file
+
+    return tuple(pair for path in arguments.env_file for pair in read_env_file(path))
 
 
 def _variables(item: str) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import errno
 import os
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWIPC = 0x00020000, 0x10000000, 0x20000000, 0x08000000
+CLONE_NEWUTS, CLONE_NEWNET = 0x04000000, 0x40000000
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 1024, 2048, 4096, 16384, 1 << 18, 1 << 19
@@ -85,6 +86,12 @@ def pivot_root(new_root: str, put_old: str) -> None:
     if number is None:
         raise OSError(38, f"pivot_root's number on {os.uname().machine} is not known")
     _check(_libc.syscall(number, os.fsencode(new_root), os.fsencode(put_old)), new_root)
+
+
+def set_hostname(name: str) -> None:
+    """sethostname(2)"""
+    data = os.fsencode(name)
+    _check(_libc.sethostname(data, ctypes.c_size_t(len(data))), name)
 
 
 def set_no_new_privs() -> None:

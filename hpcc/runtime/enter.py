@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 
-from hpcc.errors import CacheError, RuntimeUnavailable
+from hpcc.errors import CacheError, RuntimeUnavailable, UsageError
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime import hold, plan
@@ -71,19 +71,35 @@ def _make_directory(path: str) -> None:
         ) from None
 
 
-def start(ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_mounted: bool) -> int:
+def start(
+    ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_mounted: bool, as_user: bool = False
+) -> int:
     """Run a plan on an image. Returns only in a process that stayed beside the payload: the payload's status.
 
-    keep_mounted: use, and leave, a holder for the image's mount.
+    keep_mounted: use, and leave, a holder for the image's mount. as_user: real root goes the way of users.
     """
     # Whoever starts us with SIGCHLD ignored would have the kernel take our children's statuses away.
     import _signal  # type: ignore[import-not-found]  # unlike signal, it makes no enums
 
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    writable = any(isinstance(op, plan.Layer) and op.writable for op in ops)
+    layers = [op.writable for op in ops if isinstance(op, plan.Layer)]
+    if "image" in layers and image.kind != "directory":
+        raise UsageError(
+            f"--writable: {image.path} is a file that is only read",
+            hint="It takes a directory. --writable-tmpfs discards what is written, --overlay DIR keeps it.",
+        )
+    writable = bool({"tmpfs", "overlay"} & set(layers))
     stage = node_directory(settings, "stage")
     host = known_host(settings, settings.node_dir)
-    rung = choose_rung(host, image, writable=writable, rootfs=settings.rootfs, layer=settings.writable)
+    if as_user or any(isinstance(op, plan.DropPrivileges) and op.kept for op in ops):
+        host = host._replace(root=False, loop=False, mounts=host.user_namespaces)
+    fakeroot, uid, gid = "", os.getuid(), os.getgid()
+    if any(isinstance(op, plan.DropPrivileges) and op.kept for op in ops):
+        fakeroot, uid, gid = _become_root(settings), 0, 0
+        keep_mounted = False
+    rung = choose_rung(
+        host, image, writable=writable, rootfs=settings.rootfs, layer=settings.writable, fakeroot=fakeroot
+    )
     unpacked = ""
     if rung.root == "unpacked":
         from hpcc.runtime.unpack import unpacked_copy
@@ -92,11 +108,10 @@ def start(ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_m
             image, node_directory(settings, "unpacked-v1"), in_memory=settings.origins["node_dir"] != "default"
         )
 
-    uid, gid = os.getuid(), os.getgid()
     launcher = Launcher(image, rung, host, stage, uid, gid)
 
     def enter() -> None:
-        mount_rootfs(image, rung, host, stage, unpacked)
+        mount_rootfs(image, rung, host, stage, unpacked, entered=bool(fakeroot))
 
     if not (
         keep_mounted
@@ -112,6 +127,27 @@ def start(ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_m
                 hint="`hpcc doctor` tells what this host can do; HPCC_ROOTFS=unpacked needs no mount of the image.",
             ) from None
     return launcher.run(ops)
+
+
+def _become_root(settings: Settings) -> str:
+    """Enter a user namespace as its root: "ids", with ids for others as well, or "alone"."""
+    from hpcc.runtime.subids import enter_as_root, find_subids
+
+    try:
+        return "ids" if enter_as_root(find_subids(_name(os.getuid()), os.getuid(), settings)) else "alone"
+    except OSError as error:
+        raise RuntimeUnavailable(
+            f"--fakeroot: this host allows no user namespace: {error.strerror}", hint="`hpcc doctor` tells more."
+        ) from None
+
+
+def _name(uid: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
 
 
 def _join(image: Rootfs, rung: Rung, host: Host, settings: Settings, enter: Callable[[], None]) -> bool:

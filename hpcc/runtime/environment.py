@@ -2,6 +2,7 @@
 
     default         the host's variables, the caller's value before the image's, PATH excepted
     --cleanenv      the image's, and of the host only TERM and the proxies
+    --job-env       and what tells a process its place in a Slurm, MPI, Dask or GPU job
     both            then HPCCENV_X, APPTAINERENV_X, SINGULARITYENV_X as X, then --env
 
 HPCC_, APPTAINER_ and SINGULARITY_ variables of the host steer the runtime and stay outside. Apptainer's names
@@ -22,6 +23,13 @@ _STEERING = ("HPCC_", "APPTAINER_", "SINGULARITY_", *_PREFIXES)
 _ALWAYS = frozenset(
     ("TERM", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy",
      "HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+)  # fmt: skip
+_JOB_PREFIXES = (
+    "SLURM_", "SLURMD_", "PMI_", "PMIX_", "PALS_", "OMPI_", "MPICH_", "UCX_", "FI_", "NCCL_", "OMP_", "DASK_"
+)  # fmt: skip
+_JOB = frozenset(
+    ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES",
+     "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK", "TMPDIR")
 )  # fmt: skip
 _NEVER = frozenset(("HOME", "PATH", "LD_LIBRARY_PATH", "PS1", "PROMPT_COMMAND", "OLDPWD"))
 _LIBRARIES = "/.singularity.d/libs"
@@ -53,14 +61,20 @@ def container_environment(
     clean: bool,
     compat: bool,
     home: str,
+    job: bool = False,
     binds: tuple[str, ...] = (),
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-    """(environment, overrides), each sorted. The overrides are part of the environment too."""
-    passed = {
-        name: value
-        for name, value in host.items()
-        if (name in _ALWAYS if clean else name not in _NEVER) and not name.startswith(_STEERING)
-    }
+    """(environment, overrides), each sorted. The overrides are part of the environment too.
+
+    job: a clean one has what tells a process its place in a job, all the same.
+    """
+
+    def passes(name: str) -> bool:
+        if name.startswith(_STEERING):
+            return False
+        return name in _ALWAYS or (job and _is_of_job(name)) if clean else name not in _NEVER
+
+    passed = {name: value for name, value in host.items() if passes(name)}
     image = dict(_pairs(config.env))
     env = {"LANG": "C"} if clean and not config.scripts else {}
     env |= image | passed
@@ -90,6 +104,10 @@ def container_environment(
         _extend_path(override, env["PATH"])
     env |= {name: value for name, value in override.items() if name not in _EXTENSIONS}
     return tuple(sorted(env.items())), tuple(sorted(override.items()))
+
+
+def _is_of_job(name: str) -> bool:
+    return name in _JOB or name.startswith(_JOB_PREFIXES)
 
 
 def _extend_path(override: dict[str, str], path: str) -> None:

@@ -40,7 +40,8 @@ class Launcher:
     def run(self, ops: tuple[plan.Op, ...]) -> int:
         """Do `ops`. Returns only in a process that stayed beside the payload: the payload's status."""
         steps: dict[type, Callable[..., int | None]] = {
-            plan.NewProcesses: self._new_processes,
+            plan.KeptDirectory: self._kept_directory,
+            plan.Unshare: self._unshare,
             plan.Layer: self._layer,
             plan.Mount: self._mount,
             plan.BindMount: self._bind,
@@ -63,12 +64,31 @@ class Launcher:
                 return status
         raise AssertionError("a plan ends with Execute")
 
-    def _new_processes(self, op: plan.NewProcesses) -> int | None:
+    def _kept_directory(self, op: plan.KeptDirectory) -> None:
+        try:
+            os.makedirs(op.path, 0o750, exist_ok=True)
+            if os.stat(op.path).st_uid == os.geteuid():
+                os.chmod(op.path, op.mode)
+        except OSError as error:
+            raise UsageError(
+                f"--workdir: cannot make {op.path}: {error.strerror}", hint="Name a directory that you can write to."
+            ) from None
+
+    def _unshare(self, op: plan.Unshare) -> int | None:
+        kernel.unshare(sum(_NAMESPACES[kind] for kind in op.kinds))
+        if "net" in op.kinds:
+            from hpcc.runtime.network import raise_loopback
+
+            raise_loopback()
+        if op.hostname:
+            kernel.set_hostname(op.hostname)
+        return self._new_processes(op) if "pid" in op.kinds else None
+
+    def _new_processes(self, op: plan.Unshare) -> int | None:
         import signal
 
         from hpcc.runtime.supervise import block_signals, release_signals, supervise
 
-        kernel.unshare(kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC)
         mask = block_signals()
         alive, parent = os.pipe()
         child = os.fork()
@@ -94,13 +114,22 @@ class Launcher:
         rootfs, final = f"{self._stage}/rootfs", f"{self._stage}/final"
         root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         made = make_points(root, f"{self._session}/points", op.points)
-        lower = f"{self._session}/points:{rootfs}" if made else rootfs
-        if op.writable:
-            self._writable(lower, final)
-        elif not made:
+        if op.writable == "image":
+            self._make_points_in_image(root, op.points)
+        for path, readonly in op.overlays:
+            self._prepare_overlay(path, readonly=readonly)
+        below = [f"{path}/upper" for path, readonly in reversed(op.overlays) if readonly]
+        lower = ":".join([*([f"{self._session}/points"] if made else []), *below, rootfs])
+        if op.writable == "image":
+            bind(self._image.path, final)
+            remount(final, readonly=False)
+        elif op.writable:
+            kept = [path for path, readonly in op.overlays if not readonly]
+            self._writable(lower, final, kept[0] if op.writable == "overlay" else self._session)
+        elif not made and not below:
             bind(rootfs, final)
             remount(final, readonly=True)
-        elif self._host.overlay:
+        elif self._host.overlay or below:
             kernel.mount("overlay", final, "overlay", RDONLY, self._overlay_options(f"lowerdir={lower}"))
         else:
             build_underlay(root, rootfs, f"{self._session}/points", f"{self._session}/under")
@@ -108,6 +137,29 @@ class Launcher:
             remount(final, readonly=True)
         os.close(root)
         self._open_final()
+
+    def _make_points_in_image(self, root: int, points: tuple[tuple[str, bool | None, str], ...]) -> None:
+        try:
+            make_points(root, self._image.path, points)
+        except OSError:
+            pass  # what mounts there will say so
+
+    def _prepare_overlay(self, path: str, *, readonly: bool) -> None:
+        if ":" in path or "," in path or "\\" in path:
+            raise UsageError(f"--overlay {path}: overlays cannot have colons, commas or backslashes in their path")
+        try:
+            if not stat.S_ISDIR(os.stat(path).st_mode):
+                raise UsageError(
+                    f"--overlay {path}: hpcc takes directories, not images, as overlays so far",
+                    hint="`mkdir DIR`, then --overlay DIR.",
+                )
+            for name in ("upper", "work") if not readonly else ():
+                os.makedirs(f"{path}/{name}", exist_ok=True)
+            os.stat(f"{path}/upper")
+        except OSError as error:
+            raise UsageError(
+                f"--overlay {path}: {error.strerror}", hint="A directory that exists; one that is :ro has an upper/."
+            ) from None
 
     def _open_final(self) -> None:
         # A recursive bind of a directory above the stage would take it along. Set in each namespace, since a copy of a
@@ -125,10 +177,12 @@ class Launcher:
     def _overlay_options(self, options: str) -> str:
         return options if self._host.root else f"{options},userxattr"
 
-    def _writable(self, lower: str, final: str) -> None:
-        upper = f"upperdir={self._session}/upper,workdir={self._session}/work"
+    def _writable(self, lower: str, final: str, place: str) -> None:
+        """An overlay whose changes go to `place`/upper."""
+        upper = f"upperdir={place}/upper,workdir={place}/work"
         root = os.stat(f"{self._stage}/rootfs")
-        os.chmod(f"{self._session}/upper", root.st_mode & 0o1777)
+        if place == self._session:
+            os.chmod(f"{place}/upper", root.st_mode & 0o1777)
         if self._rung.layer == "overlay":
             flags = kernel.MS_NOSUID | kernel.MS_NODEV
             kernel.mount("overlay", final, "overlay", flags, self._overlay_options(f"lowerdir={lower},{upper}"))
@@ -278,6 +332,8 @@ class Launcher:
         if self._rung.as_root:
             enter_user_namespace(self._uid, self._gid)
         os.umask(op.umask)
+        if op.kept:
+            return
         kernel.drop_capabilities()
         kernel.set_no_new_privs()
 
@@ -294,6 +350,11 @@ class Launcher:
         if self._release_signals is not None:
             self._release_signals()
         _become(argv, environment)
+
+
+_NAMESPACES = {
+    "pid": kernel.CLONE_NEWPID, "ipc": kernel.CLONE_NEWIPC, "net": kernel.CLONE_NEWNET, "uts": kernel.CLONE_NEWUTS,
+}  # fmt: skip
 
 
 def _is_closed(pipe: int) -> bool:

@@ -9,19 +9,34 @@ from hpcc.runtime.environment import script
 from hpcc.runtime.spec import Container
 
 
-class NewProcesses(NamedTuple):
-    """PID and IPC namespaces of its own; what follows happens in a child. `init`: a process 1 that reaps."""
+class KeptDirectory(NamedTuple):
+    """A directory on the host, made with this mode where it is missing: the container's writes stay there."""
 
+    path: str
+    mode: int
+
+
+class Unshare(NamedTuple):
+    """Namespaces of its own, of pid, ipc, net and uts. With pid, what follows happens in a child.
+
+    `hostname`: in uts. `init`: with pid, a process 1 that reaps.
+    """
+
+    kinds: tuple[str, ...]
+    hostname: str
     init: bool
 
 
 class Layer(NamedTuple):
     """The root of the container: the image, with the mount points that it lacks; writable or not.
 
+    writable: "", "tmpfs" (discarded), "overlay" (the last of `overlays`), or "image" (the directory that it is)
+    overlays: directories with an upper/ each, lowest first, and whether they are only read
     points: (path, whether it is a directory; None: what the source on the host is, path of the source)
     """
 
-    writable: bool
+    writable: str
+    overlays: tuple[tuple[str, bool], ...]
     points: tuple[tuple[str, bool | None, str], ...]
 
 
@@ -70,9 +85,10 @@ class ChangeDirectory(NamedTuple):
 
 
 class DropPrivileges(NamedTuple):
-    """No new privileges, and no capability in any set."""
+    """No new privileges, and no capability in any set; kept: those of a user namespace of its own stay."""
 
     umask: int
+    kept: bool = False
 
 
 class Execute(NamedTuple):
@@ -84,7 +100,8 @@ class Execute(NamedTuple):
 
 
 Op = (
-    NewProcesses
+    KeptDirectory
+    | Unshare
     | Layer
     | Mount
     | BindMount
@@ -112,39 +129,45 @@ def plan_container(container: Container) -> tuple[Op, ...]:
     """The operations, in their order."""
     mounts = [*_system(container), *_user(container)]
     # The layer first: a daemon that serves it is then no child of the payload's, and not in its PID namespace.
-    ops: list[Op] = [Layer(container.writable, tuple(_points(mounts)))]
-    if container.new_pid or container.new_ipc:
-        ops.append(NewProcesses(container.init))
+    ops: list[Op] = [KeptDirectory(*each) for each in container.kept]
+    ops.append(Layer(container.writable, container.overlays, tuple(_points(mounts))))
+    if container.namespaces:
+        ops.append(Unshare(container.namespaces, container.hostname, container.init))
     ops += mounts
     ops.append(Accounts(*container.account, container.home))
     ops.append(Pivot())
     ops.append(ChangeDirectory(container.cwd))
-    ops.append(DropPrivileges(container.umask))
+    ops.append(DropPrivileges(container.umask, container.fakeroot))
     ops.append(Execute(container.argv, container.environment, script(container.override) if container.scripts else ""))
     return tuple(ops)
 
 
 def _system(container: Container) -> list[Op]:
-    ops: list[Op] = []
-    if container.minimal_dev:
-        ops += [Mount("tmpfs", "/dev", "mode=755,size=64m"), MakeDirectory("/dev/shm"), MakeDirectory("/dev/pts")]
-        ops += [BindMount(f"/dev/{name}", f"/dev/{name}", optional=True, device=True) for name in _DEVICES]
-        ops += [
-            Mount("tmpfs", "/dev/shm", "mode=1777"),
-            Mount("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620"),
-        ]
-        if container.new_ipc:
-            ops += [MakeDirectory("/dev/mqueue"), Mount("mqueue", "/dev/mqueue")]
-        ops += [Link(target, path) for target, path in _DEV_LINKS]
-    else:
-        ops.append(BindMount("/dev", "/dev", device=True))
-    ops.append(Mount("proc", "/proc") if container.new_pid else BindMount("/proc", "/proc", device=True))
+    left_out = container.left_out
+    ops: list[Op] = [] if "dev" in left_out else _devices(container)
     # Real root owns the kernel's knobs, and some of them, core_pattern first, run programs outside of any container.
     root = container.account[1] == 0
-    ops.append(BindMount("/sys", "/sys", readonly=root, optional=True))
-    if root:
+    if "proc" not in left_out:
+        own = "pid" in container.namespaces
+        ops.append(Mount("proc", "/proc") if own else BindMount("/proc", "/proc", device=True))
+    if "sys" not in left_out:
+        ops.append(BindMount("/sys", "/sys", readonly=root, optional=True))
+    if root and "proc" not in left_out:
         ops += [BindMount(path, path, readonly=True, optional=True) for path in _KNOBS]
     return ops
+
+
+def _devices(container: Container) -> list[Op]:
+    if not container.minimal_dev:
+        return [BindMount("/dev", "/dev", device=True)]
+    ops: list[Op] = [Mount("tmpfs", "/dev", "mode=755,size=64m"), MakeDirectory("/dev/shm"), MakeDirectory("/dev/pts")]
+    ops += [BindMount(f"/dev/{name}", f"/dev/{name}", optional=True, device=True) for name in _DEVICES]
+    ops.append(Mount("tmpfs", "/dev/shm", "mode=1777"))
+    if "devpts" not in container.left_out:
+        ops.append(Mount("devpts", "/dev/pts", "newinstance,ptmxmode=0666,mode=0620"))
+    if "ipc" in container.namespaces:
+        ops += [MakeDirectory("/dev/mqueue"), Mount("mqueue", "/dev/mqueue")]
+    return [*ops, *(Link(target, path) for target, path in _DEV_LINKS)]
 
 
 def _user(container: Container) -> list[Op]:

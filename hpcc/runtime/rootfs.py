@@ -50,13 +50,25 @@ class Rung(NamedTuple):
     squash: bool  # its files appear as the caller's
     as_root: bool  # in a namespace where the caller is 0, and the payload in one nested in it
     layer: str  # "" | overlay | fuse-overlayfs
+    fakeroot: bool = False  # in a namespace where the caller is 0, and the payload stays there
 
 
-def choose_rung(host: Host, image: Rootfs, *, writable: bool, rootfs: str = "auto", layer: str = "auto") -> Rung:
+def choose_rung(
+    host: Host,
+    image: Rootfs,
+    *,
+    writable: bool,
+    rootfs: str = "auto",
+    layer: str = "auto",
+    fakeroot: str = "",
+) -> Rung:
     """The first rung of each ladder that works here. Pure. RuntimeUnavailable says what is missing.
 
-    `rootfs` and `layer` force a rung (settings rootfs and writable).
+    `rootfs` and `layer` force a rung (settings rootfs and writable). fakeroot: "" for none; "ids", with ids for other
+    owners than root; "alone", without.
     """
+    if fakeroot:
+        return _fakeroot(choose_rung(host, image, writable=writable, rootfs=rootfs, layer=layer), host, fakeroot)
     if not host.mounts:
         raise why_not(host)
     roots = _roots(host, image)
@@ -73,6 +85,14 @@ def choose_rung(host: Host, image: Rootfs, *, writable: bool, rootfs: str = "aut
         if rung is not None:
             return rung
     raise RuntimeUnavailable(f"this host has no way to make {image.path} writable ({layer})", hint=_INSTALL)
+
+
+def _fakeroot(rung: Rung, host: Host, kind: str) -> Rung:
+    """The same rung in a namespace where the caller is root: files keep their owners, where those have ids there."""
+    squash = kind == "alone" and rung.root == "squashfuse" and host.squash
+    # Without ids, and where squashfuse cannot help, owners are unknown to the kernel, which then copies nothing up.
+    layer = "overlay" if rung.layer and host.overlay and (kind == "ids" or squash) else rung.layer
+    return rung._replace(squash=squash, as_root=False, layer=layer, fakeroot=True)
 
 
 def _roots(host: Host, image: Rootfs) -> list[str]:
@@ -108,7 +128,7 @@ def mount_rootfs(
     `unpacked` is the copy for that rung. entered: the user namespace is the right one already.
     This process cannot go back; call it where that is meant.
     """
-    uid, gid = os.geteuid(), os.getegid()
+    uid, gid = (0, 0) if rung.fakeroot else (os.geteuid(), os.getegid())
     if not host.root and not entered:
         enter_user_namespace(*((0, 0) if rung.as_root else (uid, gid)))
     daemon: Daemon | None = None

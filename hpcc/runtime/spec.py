@@ -3,7 +3,7 @@
 The modes and their meaning are Apptainer's:
 
     default         home, cwd, /tmp, /var/tmp, /dev, /proc, /sys and the site's bind paths are the host's
-    --contain       a minimal /dev; home, /tmp and /var/tmp are empty and discarded
+    --contain       a minimal /dev; home, /tmp and /var/tmp are empty and discarded, or in --workdir
     --containall    that, a clean environment, PID and IPC namespaces
     --compat        that, a writable root that is discarded, no init, umask 0022
 """
@@ -14,6 +14,7 @@ import posixpath
 
 from hpcc.errors import UsageError
 from hpcc.records import TYPE_CHECKING, NamedTuple
+from hpcc.runtime.binds import Bind, absolute, parse_bind, parse_mount, split_binds
 from hpcc.runtime.environment import RunConfig, container_environment
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ _SYSTEM_DIRECTORIES = frozenset(
     )
 )
 _HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
+NO_MOUNT = ("proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths")
+"""What --no-mount leaves out by name; it takes destinations of the site's bind paths and of host files as well."""
 
 
 class Options(NamedTuple):
     """The options of run, exec and shell, as parsed."""
 
     binds: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     pwd: str | None = None
     home: str | None = None
@@ -54,6 +58,18 @@ class Options(NamedTuple):
     containall: bool = False
     compat: bool = False
     writable_tmpfs: bool = False
+    writable: bool = False
+    fakeroot: bool = False
+    overlay: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
+    workdir: str | None = None
+    no_mount: tuple[str, ...] = ()
+    pid: bool = False
+    ipc: bool = False
+    net: bool = False
+    uts: bool = False
+    hostname: str | None = None
+    job_env: bool = False
     no_home: bool = False
     no_umask: bool = False
     no_init: bool = False
@@ -72,15 +88,6 @@ class Caller(NamedTuple):
     environ: Mapping[str, str]
 
 
-class Bind(NamedTuple):
-    """A host path in the container. `optional` ones are left out where the host has no such path."""
-
-    source: str
-    target: str
-    readonly: bool = False
-    optional: bool = False
-
-
 class Container(NamedTuple):
     """Everything that the plan needs to know, decided."""
 
@@ -93,12 +100,16 @@ class Container(NamedTuple):
     account: tuple[str, int, int]
     binds: tuple[Bind, ...]
     temporary: tuple[str, ...]  # directories that are empty and discarded
+    kept: tuple[tuple[str, int], ...]  # directories on the host, made where missing, and their modes
+    left_out: frozenset[str]  # of proc, sys, dev, devpts
     minimal_dev: bool
-    new_pid: bool
-    new_ipc: bool
+    namespaces: tuple[str, ...]  # of pid, ipc, net, uts
+    hostname: str
     init: bool
-    writable: bool
+    writable: str  # "", "tmpfs", "image", or "overlay"
+    overlays: tuple[tuple[str, bool], ...]  # directories, lowest first, and whether they are only read
     umask: int
+    fakeroot: bool
 
 
 def container_spec(
@@ -117,23 +128,37 @@ def container_spec(
     contain = options.contain or containall
     clean = options.cleanenv or containall
     home_source, home = _home(options, caller)
+    left_out = frozenset(options.no_mount)
+    workdir = posixpath.normpath(posixpath.join(caller.cwd, options.workdir)) if options.workdir else ""
 
     binds: list[Bind] = []
-    temporary: list[str] = []
+    empty: list[tuple[str, str, int]] = []  # in the container, in the work directory, mode there
+    wanted = [parse_bind(text, caller.cwd) for item in site_binds for text in split_binds(item)]
     for path in _HOST_FILES:
         binds.append(Bind(path, path, readonly=True, optional=True))  # real root could write to the host's
-    if contain:
-        temporary += ["/tmp", "/var/tmp"]
-    else:
-        binds += [Bind("/tmp", "/tmp", optional=True), Bind("/var/tmp", "/var/tmp", optional=True)]
-    if not options.no_home and home != "/":
+    if "bind-paths" in left_out:
+        binds, wanted = binds[:1], []
+    binds, wanted = ([bind for bind in each if bind.target not in left_out] for each in (binds, wanted))
+    if "tmp" not in left_out:
+        if contain:
+            empty += [("/tmp", "tmp", 0o1777), ("/var/tmp", "var_tmp", 0o1777)]
+        else:
+            binds += [Bind("/tmp", "/tmp", optional=True), Bind("/var/tmp", "/var/tmp", optional=True)]
+    if not options.no_home and "home" not in left_out and home != "/":
         if contain and options.home is None:
-            temporary.append(home)
+            empty.append((home, "home", 0o700))
         else:
             binds.append(Bind(home_source, home, optional=options.home is None))
-    wanted = [parse_bind(text, caller.cwd) for item in (*site_binds, *options.binds) for text in split_binds(item)]
-    if not contain and not _is_covered(caller.cwd, [*binds, *wanted]) and caller.cwd not in _SYSTEM_DIRECTORIES:
-        binds.append(Bind(caller.cwd, caller.cwd, optional=True))
+    for path in (text for item in options.scratch for text in split_binds(item)):
+        target = absolute(path, f"--scratch {path!r}")
+        empty.append((target, f"scratch{target}", 0o750))
+    wanted += [parse_bind(text, caller.cwd) for item in options.binds for text in split_binds(item)]
+    wanted += [parse_mount(text, caller.cwd) for text in options.mounts]
+    here = caller.cwd
+    if not (contain or "cwd" in left_out or here in _SYSTEM_DIRECTORIES or _is_covered(here, [*binds, *wanted])):
+        binds.append(Bind(here, here, optional=True))
+    if workdir:
+        binds += [Bind(f"{workdir}/{name}", target) for target, name, _ in empty]
     binds += wanted
 
     environment, override = container_environment(
@@ -146,8 +171,13 @@ def container_spec(
         clean=clean,
         compat=compat,
         home=home,
+        job=options.job_env,
         binds=options.binds,
     )
+    asked = {"pid": options.pid, "ipc": options.ipc, "net": options.net}
+    namespaces = [name for name, given in asked.items() if given or (containall and name != "net")]
+    if options.uts or options.hostname:
+        namespaces.append("uts")
     return Container(
         _argv(config, command, arguments, options.shell),
         environment,
@@ -155,54 +185,45 @@ def container_spec(
         config.scripts,
         _cwd(options, caller.cwd, home, binds if contain else None),
         home,
-        (caller.user, caller.uid, caller.gid),
+        ("root", 0, 0) if options.fakeroot else (caller.user, caller.uid, caller.gid),
         tuple(binds),
-        tuple(temporary),
+        () if workdir else tuple(target for target, _, _ in empty),
+        tuple((f"{workdir}/{name}", mode) for _, name, mode in empty) if workdir else (),
+        left_out & {"proc", "sys", "dev", "devpts"},
         contain,
-        containall,
-        containall,
-        containall and not (options.no_init or compat),
-        options.writable_tmpfs or compat,
+        tuple(namespaces),
+        options.hostname or "",
+        "pid" in namespaces and not (options.no_init or compat),
+        _writable(options),
+        tuple(_overlay(text, caller.cwd) for item in options.overlay for text in split_binds(item)),
         0o022 if options.no_umask or compat else caller.umask,
+        options.fakeroot,
     )
 
 
-def split_binds(text: str) -> list[str]:
-    """`a:b,c` as its parts; a comma or colon behind a backslash belongs to a path."""
-    return [part for part in _split(text, ",") if part]
+def _writable(options: Options) -> str:
+    """What writes to the root go to. UsageError for options that exclude each other."""
+    overlay = any(not text.endswith(":ro") for item in options.overlay for text in split_binds(item))
+    chosen = {"--writable": options.writable, "--overlay": overlay, "--writable-tmpfs": options.writable_tmpfs}
+    given = [name for name, is_given in chosen.items() if is_given]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} exclude each other", hint="Each says where what is written goes.")
+    if options.compat and not given:
+        return "tmpfs"
+    return {"--writable": "image", "--overlay": "overlay", "--writable-tmpfs": "tmpfs"}[given[0]] if given else ""
 
 
-def parse_bind(text: str, cwd: str) -> Bind:
-    """SRC[:DEST[:ro|rw]], with `\\:` for a colon in a path, SRC relative to `cwd`. UsageError says what is wrong."""
-    parts = [part.replace("\\:", ":").replace("\\,", ",") for part in _split(text, ":")]
-    if len(parts) > 3 or not parts[0] or (len(parts) > 2 and parts[2] not in ("ro", "rw")):
-        raise UsageError(f"--bind {text!r} does not parse", hint="Write SRC[:DEST[:ro|rw]], several by commas.")
-    source = posixpath.normpath(posixpath.join(cwd, parts[0]))
-    target = parts[1] if len(parts) > 1 and parts[1] else source
-    if not target.startswith("/"):
-        raise UsageError(f"--bind {text!r}: the destination {target!r} is not an absolute path")
-    return Bind(source, posixpath.normpath(target), len(parts) > 2 and parts[2] == "ro")
-
-
-def _split(text: str, separator: str) -> list[str]:
-    parts, current, escaped = [], "", False
-    for character in text:
-        if escaped:
-            current, escaped = current + "\\" + character, False
-        elif character == "\\":
-            escaped = True
-        elif character == separator:
-            parts.append(current)
-            current = ""
-        else:
-            current += character
-    return [*parts, current + ("\\" if escaped else "")]
+def _overlay(text: str, cwd: str) -> tuple[str, bool]:
+    path, colon, option = text.rpartition(":")
+    if colon and option not in ("ro", "rw"):
+        path, colon = text, ""
+    return posixpath.normpath(posixpath.join(cwd, path if colon else text)), colon == ":" and option == "ro"
 
 
 def _home(options: Options, caller: Caller) -> tuple[str, str]:
     """(path on the host, path in the container) of the home directory."""
     if options.home is None:
-        return caller.home, caller.home
+        return caller.home, "/root" if options.fakeroot else caller.home
     source, _, target = options.home.partition(":")
     source = posixpath.normpath(posixpath.join(caller.cwd, source))
     target = posixpath.normpath(target or source)

@@ -26,7 +26,7 @@ def test_order(options: dict[str, bool]) -> None:
     kinds = [type(op).__name__ for op in ops]
     assert kinds[-5:] == ["Accounts", "Pivot", "ChangeDirectory", "DropPrivileges", "Execute"]
     assert kinds[0] == "Layer"
-    assert (kinds[1] == "NewProcesses") == bool({"containall", "compat"} & options.keys())
+    assert (kinds[1] == "Unshare") == bool({"containall", "compat"} & options.keys())
     assert kinds.count("DropPrivileges") == kinds.count("Pivot") == kinds.count("Layer") == 1
 
 

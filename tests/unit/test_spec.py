@@ -3,8 +3,9 @@
 import pytest
 
 from hpcc.errors import UsageError
+from hpcc.runtime.binds import Bind, parse_bind, split_binds
 from hpcc.runtime.environment import RunConfig
-from hpcc.runtime.spec import Bind, Caller, Container, Options, container_spec, parse_bind, split_binds
+from hpcc.runtime.spec import Caller, Container, Options, container_spec
 
 CALLER = Caller(1000, 100, "alice", "/home/alice", "/home/alice/work", 0o027, {"PATH": "/usr/bin"})
 CONFIG = RunConfig(("A=1",), ("/entry", "point"), ("cmd", "default"))
@@ -64,7 +65,7 @@ def test_default_mode() -> None:
     assert {"/tmp", "/var/tmp", "/home/alice", "/etc/resolv.conf"} <= set(targets(container))
     assert container.cwd == ("/home/alice/work", "/home/alice", "/")
     assert container.temporary == () and not container.minimal_dev and not container.writable
-    assert not container.new_pid and not container.new_ipc and not container.init
+    assert container.namespaces == () and not container.init
     assert container.umask == 0o027
     assert "/home/alice/work" not in targets(container)  # home has it
     assert all(bind.readonly for bind in container.binds if bind.target.startswith("/etc/"))
@@ -83,13 +84,14 @@ def test_cwd_gets_a_bind_of_its_own_where_nothing_has_it() -> None:
 def test_contain_containall_compat() -> None:
     contain = spec(contain=True)
     assert contain.temporary == ("/tmp", "/var/tmp", "/home/alice") and contain.minimal_dev
-    assert contain.cwd == ("/home/alice", "/") and not contain.new_pid and "/tmp" not in targets(contain)
+    assert contain.cwd == ("/home/alice", "/") and contain.namespaces == () and "/tmp" not in targets(contain)
     everything = spec(containall=True)
-    assert everything.new_pid and everything.new_ipc and everything.init and not everything.writable
+    assert everything.namespaces == ("pid", "ipc") and everything.init and not everything.writable
     assert everything.umask == 0o027
     assert not spec(containall=True, no_init=True).init
     compat = spec(compat=True)
-    assert compat.new_pid and compat.new_ipc and not compat.init and compat.writable and compat.umask == 0o022
+    assert compat.namespaces == ("pid", "ipc") and not compat.init
+    assert compat.writable == "tmpfs" and compat.umask == 0o022
     assert spec(no_umask=True).umask == 0o022 and spec(writable_tmpfs=True).writable
 
 
