@@ -42,6 +42,26 @@ _SYSTEM_DIRECTORIES = frozenset(
 _HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
 
 
+class Bind(NamedTuple):
+    """A host path in the container. `optional` ones are left out where the host has no such path.
+
+    device: a device node, which stays usable.
+    """
+
+    source: str
+    target: str
+    readonly: bool = False
+    optional: bool = False
+    device: bool = False
+
+
+class Devices(NamedTuple):
+    """What GPUs and other devices need in a container: gpu.py finds it out."""
+
+    binds: tuple[Bind, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+
+
 class Options(NamedTuple):
     """The options of run, exec and shell, as parsed."""
 
@@ -58,6 +78,7 @@ class Options(NamedTuple):
     no_umask: bool = False
     no_init: bool = False
     shell: str | None = None
+    devices: Devices = Devices()
 
 
 class Caller(NamedTuple):
@@ -70,15 +91,6 @@ class Caller(NamedTuple):
     cwd: str
     umask: int
     environ: Mapping[str, str]
-
-
-class Bind(NamedTuple):
-    """A host path in the container. `optional` ones are left out where the host has no such path."""
-
-    source: str
-    target: str
-    readonly: bool = False
-    optional: bool = False
 
 
 class Container(NamedTuple):
@@ -99,6 +111,7 @@ class Container(NamedTuple):
     init: bool
     writable: bool
     umask: int
+    devices: tuple[Bind, ...] = ()  # before the binds, so that a user's own are on top
 
 
 def container_spec(
@@ -147,6 +160,7 @@ def container_spec(
         compat=compat,
         home=home,
         binds=options.binds,
+        devices=options.devices.env,
     )
     return Container(
         _argv(config, command, arguments, options.shell),
@@ -164,6 +178,7 @@ def container_spec(
         containall and not (options.no_init or compat),
         options.writable_tmpfs or compat,
         0o022 if options.no_umask or compat else caller.umask,
+        _devices(options.devices.binds, contain),
     )
 
 
@@ -218,6 +233,11 @@ def _cwd(options: Options, cwd: str, home: str, binds: list[Bind] | None) -> tup
     if binds is None or _is_covered(cwd, binds):
         return (cwd, home, "/")
     return (home, "/")
+
+
+def _devices(binds: tuple[Bind, ...], contain: bool) -> tuple[Bind, ...]:
+    """Without the nodes that the container has anyway, where its /dev is the host's."""
+    return tuple(bind for bind in binds if contain or not bind.device or bind.source != bind.target)
 
 
 def _is_covered(path: str, binds: list[Bind]) -> bool:
