@@ -261,6 +261,8 @@ def _load(path: str) -> object:
 
             return json.loads(data)
         return _load_yaml(data, path)
+    except SettingsError:
+        raise
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not JSON: {error}" if path.endswith(".json") else f"{path}: {error}") from None
 
