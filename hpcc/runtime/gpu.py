@@ -76,23 +76,16 @@ def find_devices(settings: Settings, *, nv: bool, rocm: bool, wanted: Sequence[s
 
     UsageError for a device in `wanted` that no CDI specification has, or that needs what this host has not.
     """
-    parts = [_by_name(settings, wanted)] if wanted else []
+    parts = [_by_name(settings, wanted, contained)] if wanted else []
     if nv:
         parts.append(_nvidia(settings, contained))
     if rocm:
         libraries = _from_loader_cache(settings, _ROCM)
         nodes = [Bind(path, path, device=True) for path in rocm_nodes()]
         parts.append(Found(Devices((*nodes, *libraries)), () if libraries or nodes else (_nothing("rocm"),)))
-    binds = tuple(dict.fromkeys(bind for part in parts for bind in part.devices.binds))
-    for bind in binds:
-        if bind.device and not contained and bind.source != bind.target and not os.path.exists(bind.target):
-            raise UsageError(
-                f"{bind.source} should be {bind.target} in the container, but this host's /dev has no such node",
-                hint="With --contain the container has a /dev of its own, which gets it.",
-            )
     return Found(
         Devices(
-            binds,
+            tuple(dict.fromkeys(bind for part in parts for bind in part.devices.binds)),
             tuple(pair for part in parts for pair in part.devices.env),
         ),
         tuple(text for part in parts for text in part.warnings),
@@ -106,14 +99,14 @@ def survey(settings: Settings) -> dict[str, Any]:
     kinds: dict[str, list[str]] = {}
     for spec in specs:
         kinds.setdefault(spec.kind, []).extend(name for name, _ in spec.devices if name not in kinds[spec.kind])
-    way = "cdi" if _cdi(settings, specs, ("all",)).devices.binds else ""
+    way = "cdi" if _cdi(specs, ("all",), True).devices.binds else ""
     way = way or ("nvidia-container-cli" if _from_container_cli(settings) else "")
     way = way or ("ldcache" if _from_loader_cache(settings, _NV) else "")
     nodes = [*nvidia_nodes(), *rocm_nodes()]
     return {"nv": way, "nodes": nodes, "cdi": kinds, "unreadable": [error.message for error in wrong]}
 
 
-def _by_name(settings: Settings, wanted: Sequence[str]) -> Found:
+def _by_name(settings: Settings, wanted: Sequence[str], contained: bool) -> Found:
     specs, wrong = read_specs(settings.cdi_dirs)
     try:
         edits = resolve(specs, wanted)
@@ -121,9 +114,9 @@ def _by_name(settings: Settings, wanted: Sequence[str]) -> Found:
         if wrong:
             raise SettingsError(f"{error.message}; {wrong[0].message}", hint=wrong[0].hint or error.hint) from None
         raise
-    if missing := _missing(edits):
+    if obstacle := _obstacle(edits, contained):
         raise UsageError(
-            f"--device {','.join(wanted)} needs {missing[0]}, which this host does not have",
+            f"--device {','.join(wanted)}: {obstacle}",
             hint="Its CDI specification may be of another driver: `nvidia-ctk cdi generate` writes NVIDIA's anew.",
         )
     return _as_found(edits, [error.message for error in wrong])
@@ -132,12 +125,14 @@ def _by_name(settings: Settings, wanted: Sequence[str]) -> Found:
 def _nvidia(settings: Settings, contained: bool) -> Found:
     visible = visible_devices(settings.environ.get("NVIDIA_VISIBLE_DEVICES")) if contained else None
     specs, wrong = read_specs(settings.cdi_dirs)
-    found = _cdi(settings, specs, ("all",) if visible is None else visible)
+    found = _cdi(specs, ("all",) if visible is None else visible, contained)
     if found.devices.binds:
-        return found
+        return found._replace(details=("--nv goes by CDI", *found.details))
     details = (*found.details, *(error.message for error in wrong))
     nodes = nvidia_nodes()
-    libraries = _from_container_cli(settings) or _from_loader_cache(settings, _NV)
+    way, libraries = "nvidia-container-cli", _from_container_cli(settings)
+    if not libraries:
+        way, libraries = "the loader's cache", _from_loader_cache(settings, _NV)
     if not libraries and not nodes:
         return Found(warnings=(*found.warnings, _nothing("nv")), details=details)
     warnings = list(found.warnings)
@@ -147,10 +142,10 @@ def _nvidia(settings: Settings, contained: bool) -> Found:
         nodes, unknown = keep_visible(nodes, visible, gpu_minors())
         warnings += [f"NVIDIA_VISIBLE_DEVICES names {name}, which this host does not have" for name in unknown]
     binds = (*(Bind(path, path, device=True) for path in nodes), *libraries)
-    return Found(Devices(binds), tuple(warnings), details)
+    return Found(Devices(binds), tuple(warnings), (f"--nv goes by {way}", *details))
 
 
-def _cdi(settings: Settings, specs: Sequence[Spec], names: Sequence[str]) -> Found:
+def _cdi(specs: Sequence[Spec], names: Sequence[str], contained: bool) -> Found:
     """By NVIDIA's CDI specification; without binds where there is none that fits this host."""
     common = [spec.edits for spec in specs if spec.kind == NVIDIA]
     if not common:
@@ -159,13 +154,9 @@ def _cdi(settings: Settings, specs: Sequence[Spec], names: Sequence[str]) -> Fou
         edits = resolve(specs, [f"{NVIDIA}={name}" for name in names]) if names else common[-1]
     except HpccError as error:
         return Found(warnings=(f"{error.message.removeprefix('--device ')}. {error.hint}",))
-    if missing := _missing(edits):
-        return Found(
-            warnings=(
-                f"the CDI specification of {NVIDIA} is passed over, since this host does not have {missing[0]}. "
-                "`nvidia-ctk cdi generate` writes it anew",
-            )
-        )
+    if obstacle := _obstacle(edits, contained):
+        text = f"the CDI specification of {NVIDIA} is passed over: {obstacle}. `nvidia-ctk cdi generate` writes it anew"
+        return Found(warnings=(text,))
     return _as_found(edits)
 
 
@@ -174,12 +165,17 @@ def _as_found(edits: Edits, details: Iterable[str] = ()) -> Found:
     return Found(Devices(binds, edits.env), (), (*details, *(f"CDI hook not run: {hook}" for hook in left_out)))
 
 
-def _missing(edits: Edits) -> list[str]:
-    return [bind.source for bind in (*edits.nodes, *edits.mounts) if not os.path.exists(bind.source)] + [
-        f"{bind.source} as a device"
-        for bind in edits.nodes
-        if os.path.isfile(bind.source) or os.path.isdir(bind.source)
-    ]
+def _obstacle(edits: Edits, contained: bool) -> str:
+    """Why the edits cannot be made on this host; "" where they can."""
+    for bind in (*edits.nodes, *edits.mounts):
+        if not os.path.exists(bind.source):
+            return f"this host does not have {bind.source}"
+    for node in edits.nodes:
+        if os.path.isfile(node.source) or os.path.isdir(node.source):
+            return f"{node.source} is not a device"
+        if not contained and node.source != node.target and not os.path.exists(node.target):
+            return f"this host's /dev, which is the container's but with --contain, does not have {node.target}"
+    return ""
 
 
 def _nothing(what: str) -> str:

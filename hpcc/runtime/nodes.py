@@ -43,9 +43,12 @@ def gpu_minors(directory: str = "/proc/driver/nvidia/gpus") -> list[tuple[str, s
 
 
 def visible_devices(value: str | None) -> tuple[str, ...] | None:
-    """What NVIDIA_VISIBLE_DEVICES names, by index or UUID; None: all GPUs, as where it is not set."""
+    """What NVIDIA_VISIBLE_DEVICES names, by index or UUID; None: all GPUs, as where it is not set.
+
+    `void` is as good as not set, to NVIDIA's own runtime too; CDI sets it in containers, and one may be around us.
+    """
     names = tuple(name for name in (part.strip() for part in (value or "all").split(",")) if name)
-    if "all" in names or not names:
+    if not names or "all" in names or names == ("void",):
         return None
     return tuple(name for name in names if name not in ("none", "void"))
 

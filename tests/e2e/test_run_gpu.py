@@ -178,7 +178,8 @@ def test_cdi_by_what_is_visible(site: Site, image: Images) -> None:
     site.cdi()
     script = f"ls /dev | grep nvidia; ls {LIBS} | head -1"
     for value, expected in (
-        ("void", ["nvidiactl"]),
+        ("none", ["nvidiactl"]),
+        ("void", ["nvidia0", "nvidiactl"]),
         ("GPU-a", ["nvidia0", "nvidiactl"]),
         ("0", ["nvidia0", "nvidiactl"]),
     ):
@@ -191,6 +192,8 @@ def test_where_dev_is_the_hosts_a_moved_node_has_no_place(site: Site, image: Ima
     site.nodes()
     site.cdi()
     done = site.run("exec", "--nv", image.main, "true")
+    assert done.returncode == 0 and "is passed over" in done.stderr and "/dev/nvidiactl" in done.stderr
+    done = site.run("exec", "--device", "nvidia.com/gpu=0", image.main, "true")
     assert done.returncode == 255 and "/dev/nvidiactl" in done.stderr and "--contain" in done.stderr
     site.cdi(containerEdits={"deviceNodes": [{"path": "/dev/null"}], "env": ["A=1"]}, devices=[{"name": "all"}])
     assert site.sh(image.main, "echo $A", "--nv") == "1\n"
@@ -209,7 +212,7 @@ def test_other_images(site: Site, image: Images, kind: str) -> None:
 
 
 @pytest.mark.root
-def test_without_the_kernels_overlay(site: Site, image: Images) -> None:
+def test_an_unpacked_image(site: Site, image: Images) -> None:
     site.nodes()
     site.cdi()
     env = {"HPCC_ROOTFS": "unpacked"}
@@ -223,10 +226,14 @@ def test_devices_that_are_not_there(site: Site, image: Images) -> None:
     done = site.run("exec", "--device", "nvidia.com/gpu=9", image.main, "true")
     assert done.returncode == 255 and "nvidia.com/gpu=0, nvidia.com/gpu=all, nvidia.com/gpu=GPU-a" in done.stderr
     done = site.run("exec", "--device", "nvidia.com/gpu=0", image.main, "true")
-    assert done.returncode == 255 and f"needs {site.top}/nodes/nvidiactl" in done.stderr
+    assert done.returncode == 255 and f"not have {site.top}/nodes/nvidiactl" in done.stderr
     (site.top / "cdi/nvidia.json").write_text('{"cdiVersion": "0.6.0", "kind"')
     done = site.run("exec", "--device", "nvidia.com/gpu=0", image.main, "true")
     assert done.returncode == 255 and f"{site.top}/cdi/nvidia.json is not JSON" in done.stderr
+    (site.top / "cdi/nvidia.json").rename(site.top / "cdi/nvidia.yaml")
+    (site.top / "cdi/nvidia.yaml").write_text("cdiVersion: 0.6.0\n")
+    done = site.run("exec", "--device", "nvidia.com/gpu=0", image.main, "true")  # in an installation without PyYAML
+    assert done.returncode == 255 and "only where PyYAML is" in done.stderr and "--format=json" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -255,6 +262,25 @@ def test_libraries_and_programs(site: Site, image: Images, mode: tuple[str, ...]
         "WARNING: the NVIDIA driver is installed on this host, but there is no GPU (/dev/nvidia0)\n"
         * (not os.path.exists("/dev/nvidia0"))
     )
+
+
+def test_verbose_says_by_what(site: Site, image: Images) -> None:
+    site.ldconfig()
+    (site.top / "cdi/nvidia.yaml").write_text("a: [")
+    done = site.run("exec", "-v", "--nv", image.main, "true")
+    assert "INFO:    --nv goes by the loader's cache\n" in done.stderr and "nvidia.yaml" in done.stderr
+    site.container_cli()
+    assert "by nvidia-container-cli\n" in site.run("exec", "-v", "--nv", image.main, "true").stderr
+
+
+@pytest.mark.root
+def test_hooks_that_are_left_out(site: Site, image: Images) -> None:
+    site.nodes()
+    site.cdi()
+    done = site.run("exec", "-v", "--nv", "--contain", image.main, "true")
+    assert done.stderr.splitlines() == [
+        "INFO:    --nv goes by CDI", "INFO:    CDI hook not run: nvidia-cdi-hook chmod --mode"
+    ]  # fmt: skip
 
 
 def test_a_tool_that_fails_is_no_obstacle(site: Site, image: Images) -> None:

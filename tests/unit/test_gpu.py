@@ -69,7 +69,7 @@ def test_names_of(tmp_path: Path) -> None:
         ("all", None),
         (" , ", None),
         ("none", ()),
-        ("void", ()),
+        ("void", None),
         ("0", ("0",)),
         ("1, GPU-ab", ("1", "GPU-ab")),
         ("0,all", None),
