@@ -34,11 +34,15 @@ _SBIN = ("/usr/sbin", "/sbin")  # not on every user's PATH, but ldconfig is ther
 
 
 class Vendor(NamedTuple):
-    """What a driver has on its host: how its libraries' names begin (and which are others'), and its programs."""
+    """What a driver has on its host: how its libraries' names begin, programs, other files.
+
+    The first library is the one without which there is no driver; those that begin as in `without` are others'.
+    """
 
     libraries: tuple[str, ...]
     without: tuple[str, ...]
     programs: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 _NV = Vendor(
@@ -50,16 +54,24 @@ _NV = Vendor(
     ),
     ("libnvidia-container",),
     ("nvidia-smi", "nvidia-debugdump", "nvidia-persistenced", "nvidia-cuda-mps-control", "nvidia-cuda-mps-server"),
+    (
+        "/var/run/nvidia-persistenced/socket",
+        "/etc/OpenCL/vendors/nvidia.icd",  # by these, loaders of OpenCL, EGL and Vulkan find the driver
+        "/usr/share/glvnd/egl_vendor.d/10_nvidia.json",
+        "/usr/share/vulkan/icd.d/nvidia_icd.json",
+        "/etc/vulkan/icd.d/nvidia_icd.json",
+    ),
 )  # fmt: skip
 _ROCM = Vendor(
     (
-        "libamd_comgr", "libamdcomgr64", "libamdhip64", "libamdocl64", "libamd_smi", "libcomgr", "libhsa", "libhip",
+        "libhsa", "libamd_comgr", "libamdcomgr64", "libamdhip64", "libamdocl64", "libamd_smi", "libcomgr", "libhip",
         "librocblas", "librocfft", "librocrand", "librocsolver", "librocsparse", "librocm", "librocprofiler",
         "librocr_debug_agent64", "libroctx64", "libroctracer64", "librccl", "libMIOpen", "libmiopen",
         "libdrm.so", "libdrm_amdgpu.so", "libelf.so", "libnuma.so", "libpci.so", "libOpenCL.so",
     ),
     (),
     ("rocm-smi", "rocminfo", "amd-smi"),
+    (),
 )  # fmt: skip
 
 
@@ -80,7 +92,7 @@ def find_devices(settings: Settings, *, nv: bool, rocm: bool, wanted: Sequence[s
     if nv:
         parts.append(_nvidia(settings, contained))
     if rocm:
-        libraries = _from_loader_cache(settings, _ROCM)
+        libraries = from_loader_cache(settings, _ROCM)
         nodes = [Bind(path, path, device=True) for path in rocm_nodes()]
         parts.append(Found(Devices((*nodes, *libraries)), () if libraries or nodes else (_nothing("rocm"),)))
     return Found(
@@ -101,7 +113,7 @@ def survey(settings: Settings) -> dict[str, Any]:
         kinds.setdefault(spec.kind, []).extend(name for name, _ in spec.devices if name not in kinds[spec.kind])
     way = "cdi" if _cdi(specs, ("all",), True).devices.binds else ""
     way = way or ("nvidia-container-cli" if _from_container_cli(settings) else "")
-    way = way or ("ldcache" if _from_loader_cache(settings, _NV) else "")
+    way = way or ("ldcache" if from_loader_cache(settings, _NV) else "")
     nodes = [*nvidia_nodes(), *rocm_nodes()]
     return {"nv": way, "nodes": nodes, "cdi": kinds, "unreadable": [error.message for error in wrong]}
 
@@ -132,7 +144,7 @@ def _nvidia(settings: Settings, contained: bool) -> Found:
     nodes = nvidia_nodes()
     way, libraries = "nvidia-container-cli", _from_container_cli(settings)
     if not libraries:
-        way, libraries = "the loader's cache", _from_loader_cache(settings, _NV)
+        way, libraries = "the loader's cache", from_loader_cache(settings, _NV)
     if not libraries and not nodes:
         return Found(warnings=(*found.warnings, _nothing("nv")), details=details)
     warnings = list(found.warnings)
@@ -190,7 +202,8 @@ def _from_container_cli(settings: Settings) -> tuple[Bind, ...]:
     return listed_binds(_output(program, "list", "--libraries", "--binaries", "--ipcs").splitlines()) if program else ()
 
 
-def _from_loader_cache(settings: Settings, vendor: Vendor) -> tuple[Bind, ...]:
+def from_loader_cache(settings: Settings, vendor: Vendor) -> tuple[Bind, ...]:
+    """Binds for what the host has of a vendor; none where its driver is not installed."""
     program = find_program("ldconfig", settings, _SBIN)
     cache = loader_cache(_output(program, "-p")) if program else []
     libraries = choose(cache, vendor.libraries, vendor.without)
@@ -198,12 +211,8 @@ def _from_loader_cache(settings: Settings, vendor: Vendor) -> tuple[Bind, ...]:
         return ()  # what is left are generic ones, such as libGL, which are of no use alone
     programs = [path for name in vendor.programs if (path := find_program(name, settings))]
     binds = [Bind(path, f"{LIBRARIES}/{name}", readonly=True) for name, path in sorted(libraries.items())]
-    return (*binds, *map(_program, programs), *_sockets(vendor))
-
-
-def _sockets(vendor: Vendor) -> list[Bind]:
-    socket = "/var/run/nvidia-persistenced/socket"
-    return [Bind(socket, socket, optional=True)] if vendor is _NV else []
+    files = [Bind(path, path, readonly=True, optional=True) for path in vendor.files if os.path.exists(path)]
+    return (*binds, *map(_program, programs), *files)
 
 
 def _program(path: str) -> Bind:

@@ -65,6 +65,7 @@ class Site:
         self.library("libnvidia-container.so.1", header)
         self.library("libamdhip64.so.6", header)
         self.library("libamd_comgr.so.2", header)
+        self.library("libhsa-runtime64.so.1", header)
         self.program("nvidia-smi", "echo smi")
         self.program("rocminfo", "echo rocminfo")
         self.env = {"PATH": f"{top}/bin:{SYSTEM_PATH}", "HPCC_CDI_DIRS": f"{top}/cdi", "HPCC_HOLD_IDLE": "0"}
@@ -311,7 +312,7 @@ def test_nodes(site: Site, image: Images, mode: tuple[str, ...]) -> None:
 def test_rocm(site: Site, image: Images, mode: tuple[str, ...]) -> None:
     site.ldconfig()
     words = site.sh(image.main, f"ls {LIBS}; rocminfo", "--rocm", *mode).split()
-    assert words == ["libamd_comgr.so.2", "libamdhip64.so.6", "rocminfo"]
+    assert words == ["libamd_comgr.so.2", "libamdhip64.so.6", "libhsa-runtime64.so.1", "rocminfo"]
 
 
 # -- a host without GPUs -----------------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from hpcc.runtime.gpu import Vendor, from_loader_cache
 from hpcc.runtime.libraries import choose, is_for_this_machine, loader_cache, names_of
 from hpcc.runtime.nodes import gpu_minors, keep_visible, visible_devices
 from hpcc.runtime.plan import BindMount, Mount, plan_container
 from hpcc.runtime.spec import Bind, Caller, Devices, Options, container_spec
+from hpcc.settings import Settings
 
 HEADER = Path("/proc/self/exe").read_bytes()[:64]
 FOREIGN = HEADER[:4] + bytes([3 - HEADER[4]]) + HEADER[5:]  # of the other word size
@@ -141,3 +143,22 @@ def test_environment_of_devices() -> None:
     container = _container({}, env=(("GPU", "option"),), cleanenv=True)
     assert dict(container.environment)["GPU"] == "option" and dict(container.override)["GPU"] == "option"
     assert dict(container.environment)["HOME"] == "/home/alice"
+
+
+# -- by the loader's cache, on a host of files -------------------------------------------------------------------
+
+
+def test_what_a_vendor_has(tmp_path: Path) -> None:
+    (tmp_path / "libcuda.so.1").write_bytes(HEADER)
+    (tmp_path / "nvidia.icd").write_text("libnvidia-opencl.so.1\n")
+    for name, text in (("ldconfig", f"echo 'libcuda.so.1 (libc6) => {tmp_path}/libcuda.so.1'"), ("tool", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    settings = Settings.from_environ({"PATH": f"{tmp_path}:/bin"}, site_file="/none")
+    files = (f"{tmp_path}/nvidia.icd", f"{tmp_path}/no-such-socket")
+    assert from_loader_cache(settings, Vendor(("libcuda.so",), (), ("tool", "no-such-tool"), files)) == (
+        Bind(f"{tmp_path}/libcuda.so.1", "/.singularity.d/libs/libcuda.so.1", readonly=True),
+        Bind(f"{tmp_path}/tool", "/usr/bin/tool", readonly=True),
+        Bind(files[0], files[0], readonly=True, optional=True),
+    )
+    assert from_loader_cache(settings, Vendor(("libnone.so", "libcuda.so"), (), ("tool",), files)) == ()
