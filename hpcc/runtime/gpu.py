@@ -92,9 +92,7 @@ def find_devices(settings: Settings, *, nv: bool, rocm: bool, wanted: Sequence[s
     if nv:
         parts.append(_nvidia(settings, contained))
     if rocm:
-        libraries = from_loader_cache(settings, _ROCM)
-        nodes = [Bind(path, path, device=True) for path in rocm_nodes()]
-        parts.append(Found(Devices((*nodes, *libraries)), () if libraries or nodes else (_nothing("rocm"),)))
+        parts.append(_rocm(settings))
     return Found(
         Devices(
             tuple(dict.fromkeys(bind for part in parts for bind in part.devices.binds)),
@@ -145,16 +143,25 @@ def _nvidia(settings: Settings, contained: bool) -> Found:
     way, libraries = "nvidia-container-cli", _from_container_cli(settings)
     if not libraries:
         way, libraries = "the loader's cache", from_loader_cache(settings, _NV)
-    if not libraries and not nodes:
-        return Found(warnings=(*found.warnings, _nothing("nv")), details=details)
     warnings = list(found.warnings)
-    if not any(map(gpu_number, nodes)):
+    if not libraries:
+        way = "nothing"
+        warnings.append(_nothing("nv"))
+    elif not any(map(gpu_number, nodes)):
         warnings.append("the NVIDIA driver is installed on this host, but there is no GPU (/dev/nvidia0)")
-    if visible is not None:
+    if visible is not None and nodes:  # a variable that has come along to a node without GPUs is no mistake
         nodes, unknown = keep_visible(nodes, visible, gpu_minors())
         warnings += [f"NVIDIA_VISIBLE_DEVICES names {name}, which this host does not have" for name in unknown]
     binds = (*(Bind(path, path, device=True) for path in nodes), *libraries)
     return Found(Devices(binds), tuple(warnings), (f"--nv goes by {way}", *details))
+
+
+def _rocm(settings: Settings) -> Found:
+    libraries, nodes = from_loader_cache(settings, _ROCM), rocm_nodes()
+    warnings = [] if libraries else [_nothing("rocm")]
+    if libraries and not nodes:
+        warnings.append("ROCm is installed on this host, but there is no GPU (/dev/kfd)")
+    return Found(Devices((*(Bind(path, path, device=True) for path in nodes), *libraries)), tuple(warnings))
 
 
 def _cdi(specs: Sequence[Spec], names: Sequence[str], contained: bool) -> Found:
