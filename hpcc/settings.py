@@ -177,6 +177,9 @@ KEYS: Mapping[str, Key] = {
     "bind_paths": Key(
         _texts, ("APPTAINER_BIND", "SINGULARITY_BIND"), "host paths bound into each container, by commas"
     ),
+    "nv": Key(_flag, ("APPTAINER_NV", "SINGULARITY_NV"), "NVIDIA's GPUs in each container, as by --nv"),
+    "rocm": Key(_flag, ("APPTAINER_ROCM", "SINGULARITY_ROCM"), "AMD's GPUs in each container, as by --rocm"),
+    "cdi_dirs": Key(_paths, (), "where the CDI specifications of --device and --nv stand; a later one wins"),
     "hold_idle": Key(_seconds, (), "seconds for which a mounted image is held for the next run; 0 holds none"),
     "rootfs": Key(_choice("auto", "kernel", "squashfuse", "unpacked"), (), "how images are mounted; see hpcc doctor"),
     "writable": Key(
@@ -229,6 +232,9 @@ class Settings:
     gc_grace: float
     scratch_dirs: tuple[str, ...]
     bind_paths: tuple[str, ...]
+    nv: bool
+    rocm: bool
+    cdi_dirs: tuple[str, ...]
     hold_idle: float
     rootfs: str
     writable: str
@@ -330,6 +336,9 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "gc_grace": 8.0,  # above the longest walltime of most sites
         "scratch_dirs": ("SCRATCH", "WORK"),
         "bind_paths": (),
+        "nv": False,
+        "rocm": False,
+        "cdi_dirs": ("/etc/cdi", "/var/run/cdi"),  # SPEC.md of CDI, and every other runtime
         "hold_idle": 20.0,
         "rootfs": "auto",
         "writable": "auto",

@@ -2,7 +2,7 @@
 
 HPCC_NO_SKIP=1, or --no-skip, turns each skip into a failure: on a machine where everything must be there, as in CI,
 a test that did not run has found nothing out. The exception are tests marked `shared_data`, whose data lies outside of
-the repository: those are counted and named at the end.
+the repository, and those marked `gpu`: both are counted and named at the end.
 """
 
 import os
@@ -24,7 +24,8 @@ from tests.support.docker_registry import DockerRegistry  # noqa: E402
 from tests.support.people import Person  # noqa: E402
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
-_without_data = pytest.StashKey[list[str]]()
+_ELSEWHERE = {"shared_data": "their data in ../shared/data is not here", "gpu": "this machine has no NVIDIA GPU"}
+_not_run = pytest.StashKey[dict[str, list[str]]]()
 
 
 # -- skips ---------------------------------------------------------------------------------------------------
@@ -35,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_without_data] = []
+    config.stash[_not_run] = {mark: [] for mark in _ELSEWHERE}
     # A shell starts what it puts into the background with these ignored, and everything below would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGQUIT, signal.SIGHUP):
@@ -48,6 +49,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("needs root")
     if item.get_closest_marker("shared_data") and not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data beside this checkout")
+    if item.get_closest_marker("gpu") and not os.path.exists("/dev/nvidia0"):
+        pytest.skip("no /dev/nvidia0")
     if item.get_closest_marker("interop") and (reason := peers.missing()):
         pytest.skip(reason)
 
@@ -56,8 +59,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     report = yield
     if report.skipped and not hasattr(report, "wasxfail"):
-        if item.get_closest_marker("shared_data"):
-            item.config.stash[_without_data].append(item.nodeid)
+        if marks := [mark for mark in _ELSEWHERE if item.get_closest_marker(mark)]:
+            item.config.stash[_not_run][marks[0]].append(item.nodeid)
         elif item.config.option.no_skip:
             _fail(report)
     return report
@@ -78,11 +81,11 @@ def _fail(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    skipped = config.stash[_without_data]
-    if skipped:
-        terminalreporter.section(f"{len(skipped)} tests did not run: their data in ../shared/data is not here")
-        for name in skipped:
-            terminalreporter.line(name)
+    for mark, skipped in config.stash[_not_run].items():
+        if skipped:
+            terminalreporter.section(f"{len(skipped)} tests did not run: {_ELSEWHERE[mark]}")
+            for name in skipped:
+                terminalreporter.line(name)
 
 
 # -- people and places ---------------------------------------------------------------------------------------

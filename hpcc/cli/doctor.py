@@ -2,10 +2,12 @@
 
 import json
 import os
+from typing import Any
 
 from hpcc.cli.arguments import Command, Option, parse
 from hpcc.errors import HpccError, RuntimeUnavailable
 from hpcc.runtime.enter import node_directory
+from hpcc.runtime.gpu import survey
 from hpcc.runtime.host import Host, find_programs, probe
 from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung
 from hpcc.settings import Settings
@@ -52,8 +54,10 @@ def main(name: str, argv: list[str]) -> int:
         what: _rung(host, image, settings, writable) for what, writable in (("read-only", False), ("writable", True))
     }
     usable = not isinstance(plans["read-only"], HpccError)
+    devices = survey(settings)
     if arguments.json:
-        print(json.dumps({"facts": host._asdict(), "plans": {k: _describe(v) for k, v in plans.items()}}, indent=1))
+        described = {k: _describe(v) for k, v in plans.items()}
+        print(json.dumps({"facts": host._asdict(), "plans": described, "devices": devices}, indent=1))
         return 0 if usable else 1
     for field, text in _FACTS.items():
         value = getattr(host, field)
@@ -63,6 +67,8 @@ def main(name: str, argv: list[str]) -> int:
         print(f"{what + ' root:':<16}{_describe(rung)}")
     print(f"{'cache:':<16}{settings.cache_dir}, {_room(settings.cache_dir)}")
     print(f"{'node directory:':<16}{settings.node_dir}, {_room(settings.node_dir)}")
+    for what, text in _device_lines(devices):
+        print(f"{what:<16}{text}")
     for hint in _hints(host, plans):
         print(f"\n{hint}")
     return 0 if usable else 1
@@ -80,6 +86,13 @@ def _describe(rung: Rung | RuntimeUnavailable) -> str:
         return f"not possible: {rung.message}"
     owner = ", files appear as the caller's" if rung.squash and rung.root == "squashfuse" else ""
     return rung.root + (f" with {rung.layer}" if rung.layer else "") + owner
+
+
+def _device_lines(devices: dict[str, Any]) -> list[tuple[str, str]]:
+    nodes = f"{', '.join(devices['nodes'])}; --nv goes by {devices['nv'] or 'nothing'}" if devices["nodes"] else "none"
+    lines = [("GPU nodes:", nodes)]
+    lines += [("CDI devices:", f"{kind}={', '.join(names)}") for kind, names in devices["cdi"].items()]
+    return lines + [("unreadable:", text) for text in devices["unreadable"]]
 
 
 def _hints(host: Host, plans: dict[str, Rung | RuntimeUnavailable]) -> list[str]:

@@ -22,7 +22,7 @@ COMMAND = Command(
     ),
     "hpcc pull docker://debian:12            # writes debian_12.sif\n"
     "hpcc pull --force tools.sif docker://quay.io/lab/tools:1.4\n"
-    "hpcc pull --compression zstd:9 docker://debian:12      # smaller, for slow storage\n"
+    "hpcc pull --compression zstd:9 docker://debian:12   # for slow storage\n"
     "hpcc pull --format oci debian docker://debian:12",
 )
 

@@ -10,7 +10,8 @@ from hpcc.errors import UsageError
 from hpcc.image import note_use, open_image
 from hpcc.runtime.enter import caller, start
 from hpcc.runtime.plan import describe, plan_container
-from hpcc.runtime.spec import NO_MOUNT, Options, container_spec
+from hpcc.runtime.spec import NO_MOUNT, Devices, Options, container_spec
+from hpcc.settings import Settings
 from hpcc.throwaway import cache_for
 
 _OPTIONS = (
@@ -42,6 +43,10 @@ _OPTIONS = (
     Option(("-u", "--userns"), "go the way of users, also as root: a user namespace"),
     Option(("--no-umask",), "umask 0022 instead of the caller's"),
     Option(("--no-init",), "with --pid or --containall: no process 1 of our own beside the payload"),
+    Option(("--nv",), "NVIDIA's GPUs, libraries and programs of this host"),
+    Option(("--rocm",), "the same of AMD's ROCm"),
+    Option(("--device",), "a device of a CDI specification; several by commas", "VENDOR/CLASS=NAME", many=True),
+    Option(("--nvccli",), "the same as --nv, which uses nvidia-container-cli where no CDI is"),
     Option(("--no-eval",), "accepted for Apptainer's sake: hpcc never evaluates arguments in a shell"),
     Option(("--no-hold",), "do not keep the image mounted for the next run"),
     Option(("--dry-run",), "print what would be done"),
@@ -86,7 +91,14 @@ def main(name: str, argv: list[str]) -> int:
         image = open_image(uri, effective, arch=chosen_platform(arguments), progress=terminal(arguments))
     user = caller(settings)
     container = container_spec(
-        image.name, image.path, image.config, _options(arguments), name, tuple(rest), user, settings.bind_paths
+        image.name,
+        image.path,
+        image.config,
+        _options(arguments)._replace(devices=_devices(arguments, settings)),
+        name,
+        tuple(rest),
+        user,
+        settings.bind_paths,
     )
     ops = plan_container(container)
     if arguments.dry_run:
@@ -97,6 +109,23 @@ def main(name: str, argv: list[str]) -> int:
     if not settings.disable_cache:
         note_use(image)
     return start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold, as_user=arguments.userns)
+
+
+def _devices(arguments: Arguments, settings: Settings) -> Devices:
+    nv, rocm = arguments.nv or arguments.nvccli or settings.nv, arguments.rocm or settings.rocm
+    wanted = [name for item in arguments.device for name in item.split(",") if name]
+    if not (nv or rocm or wanted):
+        return Devices()
+    from hpcc.cli import say
+    from hpcc.runtime.gpu import find_devices
+
+    contained = arguments.contain or arguments.containall or arguments.compat
+    found = find_devices(settings, nv=nv, rocm=rocm, wanted=wanted, contained=contained)
+    for text in found.warnings if not arguments.silent else ():
+        say("WARNING", text)
+    for text in found.details if arguments.verbose or arguments.debug else ():
+        say("INFO", text)
+    return found.devices
 
 
 def _options(arguments: Arguments) -> Options:
@@ -119,7 +148,7 @@ def _options(arguments: Arguments) -> Options:
         no_mount=_left_out(arguments),
         pid=arguments.pid,
         ipc=arguments.ipc,
-        net=arguments.net or _network(arguments),
+        net=_network(arguments) or arguments.net,
         uts=arguments.uts,
         hostname=arguments.hostname,
         job_env=arguments.job_env,

@@ -13,12 +13,16 @@ from hpcc.records import NamedTuple
 
 
 class Bind(NamedTuple):
-    """A host path in the container. `optional` ones are left out where the host has no such path."""
+    """A host path in the container. `optional` ones are left out where the host has no such path.
+
+    device: a device node, which stays usable.
+    """
 
     source: str
     target: str
     readonly: bool = False
     optional: bool = False
+    device: bool = False
 
 
 def split_binds(text: str) -> list[str]:
@@ -76,7 +80,9 @@ _NAMES = {
 def absolute(path: str, what: str) -> str:
     """`path`, normalised. UsageError, which begins with `what`, where it is not absolute."""
     if not path.startswith("/"):
-        raise UsageError(f"{what}: the destination {path!r} is not an absolute path")
+        raise UsageError(
+            f"{what}: the destination {path!r} is not an absolute path", hint="A path in the container begins with /."
+        )
     return posixpath.normpath(path)
 
 

@@ -3,7 +3,7 @@
     default         the host's variables, the caller's value before the image's, PATH excepted
     --cleanenv      the image's, and of the host only TERM and the proxies
     --job-env       and what tells a process its place in a Slurm, MPI, Dask or GPU job
-    both            then HPCCENV_X, APPTAINERENV_X, SINGULARITYENV_X as X, then --env
+    both            then what devices need, HPCCENV_X, APPTAINERENV_X, SINGULARITYENV_X as X, then --env
 
 HPCC_, APPTAINER_ and SINGULARITY_ variables of the host steer the runtime and stay outside. Apptainer's names
 for what runs (APPTAINER_CONTAINER, …) are set, since scripts ask for them.
@@ -63,6 +63,7 @@ def container_environment(
     home: str,
     job: bool = False,
     binds: tuple[str, ...] = (),
+    devices: tuple[tuple[str, str], ...] = (),
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
     """(environment, overrides), each sorted. The overrides are part of the environment too.
 
@@ -94,7 +95,7 @@ def container_environment(
             env[f"{prefix}_NO_EVAL"] = "1"
     env["APPTAINER_COMMAND"] = command
     env["HPCC_CONTAINER"] = image_path
-    override = {"HOME": home}
+    override = {**dict(devices), "HOME": home}
     for prefix in _PREFIXES:
         override |= {
             key[len(prefix) :]: value for key, value in host.items() if key.startswith(prefix) and key != prefix

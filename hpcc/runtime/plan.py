@@ -175,7 +175,7 @@ def _user(container: Container) -> list[Op]:
         Mount("tmpfs", path, "mode=1777" if path in ("/tmp", "/var/tmp") else "mode=0755")
         for path in container.temporary
     ]
-    ops += [BindMount(bind.source, bind.target, bind.readonly, bind.optional) for bind in container.binds]
+    ops += [BindMount(*bind) for bind in (*container.devices, *container.binds)]
     return ops
 
 

@@ -45,6 +45,13 @@ NO_MOUNT = ("proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bin
 """What --no-mount leaves out by name; it takes destinations of the site's bind paths and of host files as well."""
 
 
+class Devices(NamedTuple):
+    """What GPUs and other devices need in a container: gpu.py finds it out."""
+
+    binds: tuple[Bind, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+
+
 class Options(NamedTuple):
     """The options of run, exec and shell, as parsed."""
 
@@ -74,6 +81,7 @@ class Options(NamedTuple):
     no_umask: bool = False
     no_init: bool = False
     shell: str | None = None
+    devices: Devices = Devices()
 
 
 class Caller(NamedTuple):
@@ -109,7 +117,8 @@ class Container(NamedTuple):
     writable: str  # "", "tmpfs", "image", or "overlay"
     overlays: tuple[tuple[str, bool], ...]  # directories, lowest first, and whether they are only read
     umask: int
-    fakeroot: bool
+    fakeroot: bool = False
+    devices: tuple[Bind, ...] = ()  # before the binds, so that a user's own are on top
 
 
 def container_spec(
@@ -173,6 +182,7 @@ def container_spec(
         home=home,
         job=options.job_env,
         binds=options.binds,
+        devices=options.devices.env,
     )
     asked = {"pid": options.pid, "ipc": options.ipc, "net": options.net}
     namespaces = [name for name, given in asked.items() if given or (containall and name != "net")]
@@ -198,6 +208,7 @@ def container_spec(
         tuple(_overlay(text, caller.cwd) for item in options.overlay for text in split_binds(item)),
         0o022 if options.no_umask or compat else caller.umask,
         options.fakeroot,
+        _devices(options.devices.binds, contain),
     )
 
 
@@ -239,6 +250,11 @@ def _cwd(options: Options, cwd: str, home: str, binds: list[Bind] | None) -> tup
     if binds is None or _is_covered(cwd, binds):
         return (cwd, home, "/")
     return (home, "/")
+
+
+def _devices(binds: tuple[Bind, ...], contain: bool) -> tuple[Bind, ...]:
+    """Without the nodes that the container has anyway, where its /dev is the host's."""
+    return tuple(bind for bind in binds if contain or not bind.device or bind.source != bind.target)
 
 
 def _is_covered(path: str, binds: list[Bind]) -> bool:
