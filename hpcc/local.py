@@ -156,7 +156,8 @@ def _run_config(oci: dict[str, Any] | None) -> RunConfig | None:
             raise InvalidImage(f"oci-config.json: {key} has a string that no program can be given")
         return tuple(value)
 
-    return RunConfig(texts("Env"), texts("Entrypoint"), texts("Cmd"))
+    directory, user = (value if isinstance(value := oci.get(key), str) else "" for key in ("WorkingDir", "User"))
+    return RunConfig(texts("Env"), texts("Entrypoint"), texts("Cmd"), directory=directory, user=user)
 
 
 def read_json(sif: Sif, fd: int, name: str) -> dict[str, Any] | None:

@@ -90,6 +90,8 @@ def main(name: str, argv: list[str]) -> int:
     with cache_for(settings) as effective:
         image = open_image(uri, effective, arch=chosen_platform(arguments), progress=terminal(arguments))
     user = caller(settings)
+    if image.config.user and (arguments.verbose or arguments.debug):
+        say("INFO", f"The image says USER {image.config.user!r}; the container runs as its caller, {user.user}.")
     container = container_spec(
         image.name,
         image.path,

@@ -40,7 +40,8 @@ class RunConfig(NamedTuple):
     """What an image says about running it.
 
     `scripts`: its environment is what /.singularity.d/env/*.sh say (SIFs of Apptainer, sandboxes), else `env`,
-    exactly. `runscript`: what `run` executes, where ENTRYPOINT and CMD are not known.
+    exactly. `runscript`: what `run` executes, where ENTRYPOINT and CMD are not known. `directory`: its WORKDIR;
+    `user`: its USER, as it says it.
     """
 
     env: tuple[str, ...] = ()
@@ -48,6 +49,8 @@ class RunConfig(NamedTuple):
     cmd: tuple[str, ...] = ()
     scripts: bool = False
     runscript: str = ""
+    directory: str = ""
+    user: str = ""
 
 
 def container_environment(

@@ -5,7 +5,7 @@ The modes and their meaning are Apptainer's:
     default         home, cwd, /tmp, /var/tmp, /dev, /proc, /sys and the site's bind paths are the host's
     --contain       a minimal /dev; home, /tmp and /var/tmp are empty and discarded, or in --workdir
     --containall    that, a clean environment, PID and IPC namespaces
-    --compat        that, a writable root that is discarded, no init, umask 0022
+    --compat        that, a writable root that is discarded, no init, umask 0022; it starts in the image's WORKDIR
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def container_spec(
         environment,
         override,
         config.scripts,
-        _cwd(options, caller.cwd, home, binds if contain else None),
+        _cwd(options, caller.cwd, home, binds if contain else None, config.directory if compat else ""),
         home,
         ("root", 0, 0) if options.fakeroot else (caller.user, caller.uid, caller.gid),
         tuple(binds),
@@ -243,10 +243,12 @@ def _home(options: Options, caller: Caller) -> tuple[str, str]:
     return source, target
 
 
-def _cwd(options: Options, cwd: str, home: str, binds: list[Bind] | None) -> tuple[str, ...]:
-    """Where to start: the caller's directory where the container has the host's one, else home."""
+def _cwd(options: Options, cwd: str, home: str, binds: list[Bind] | None, directory: str) -> tuple[str, ...]:
+    """Where to start: the image's `directory`; the caller's where the container has the host's one; else home."""
     if options.pwd is not None:
         return (options.pwd,)
+    if directory.startswith("/") and "\0" not in directory:
+        return (directory, home, "/")
     if binds is None or _is_covered(cwd, binds):
         return (cwd, home, "/")
     return (home, "/")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_run import Hpcc, hpcc, image  # noqa: F401
-from tests.support.images import Images
+from tests.support.images import CONFIG, Images, build_sif
 
 SPECIAL = {"null", "fifo", "device"}  # of the sandbox, that only root could copy
 MOUNTS = "cut -d' ' -f2 /proc/self/mounts"
@@ -274,3 +274,20 @@ def test_options_by_variables(hpcc: Hpcc, image: Images, prefix: str) -> None:  
         hpcc.out(image.main, "echo x > /etc/x && echo written", env={f"{prefix}WRITABLE_TMPFS": "true"}) == "written\n"
     )
     assert hpcc.sh(image.main, "echo x > /etc/x", env={f"{prefix}WRITABLE_TMPFS": "false"}).returncode != 0
+
+
+# -- the image's own words --------------------------------------------------------------------------------------------
+
+
+def test_workdir_and_user(hpcc: Hpcc, open_dir: Path) -> None:  # noqa: F811
+    """WORKDIR counts under --compat, as for Docker; USER never, and -v says so."""
+    from hpcc.cli.demo_image import build_demo_layers
+
+    config = {**CONFIG, "WorkingDir": "/etc", "User": "nobody"}
+    made = build_sif(open_dir / "config.sif", [build_demo_layers().layers[0]], config)
+    assert hpcc.out(made, "pwd", "--compat") == "/etc\n"
+    assert hpcc.out(made, "pwd", "--compat", "--pwd", "/tmp") == "/tmp\n"
+    assert hpcc.out(made, "pwd", "--contain") != "/etc\n"
+    assert hpcc.out(made, "id -u", "--compat") == f"{hpcc.person.uid}\n"
+    done = hpcc("--verbose", "exec", made, "true")
+    assert done.returncode == 0 and "USER 'nobody'" in done.stderr and "USER" not in hpcc("exec", made, "true").stderr

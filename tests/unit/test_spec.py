@@ -130,3 +130,11 @@ def test_argv() -> None:
     assert spec("run", "a", config=RunConfig(runscript="/r")).argv == ("/r", "a")
     assert spec("shell").argv == ("",) and spec("shell", "-c", "x").argv == ("", "-c", "x")
     assert spec("shell", "-c", "x", shell="/bin/zsh").argv == ("/bin/zsh", "-c", "x")  # noqa: S604
+
+
+def test_workdir_of_the_image_under_compat_alone() -> None:
+    config = RunConfig(directory="/srv/app")
+    assert spec(config=config, compat=True).cwd == ("/srv/app", "/home/alice", "/")
+    assert spec(config=config, compat=True, pwd="/etc").cwd == ("/etc",)
+    assert "/srv/app" not in spec(config=config).cwd + spec(config=config, containall=True).cwd
+    assert "relative" not in spec(config=RunConfig(directory="relative"), compat=True).cwd
