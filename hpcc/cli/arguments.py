@@ -42,9 +42,9 @@ class Command(NamedTuple):
 _PREFIXES = ("HPCC_", "APPTAINER_", "SINGULARITY_")
 _VARIABLES = {
     **{name.upper(): name for name in (
-        "compat", "contain", "containall", "cleanenv", "env_file", "fakeroot", "home", "hostname", "job_env", "mount",
-        "network", "no_home", "no_init", "no_mount", "no_umask", "overlay", "scratch", "userns", "workdir", "writable",
-        "writable_tmpfs",
+        "add_caps", "cleanenv", "compat", "contain", "containall", "drop_caps", "env_file", "fakeroot", "home",
+        "hostname", "job_env", "keep_privs", "mount", "network", "no_home", "no_init", "no_mount", "no_privs",
+        "no_umask", "overlay", "scratch", "userns", "workdir", "writable", "writable_tmpfs",
     )},
     "CWD": "pwd", "OVERLAYIMAGE": "overlay", "SCRATCHDIR": "scratch", "TARGET_PWD": "pwd",
     "UNSHARE_IPC": "ipc", "UNSHARE_NET": "net", "UNSHARE_PID": "pid", "UNSHARE_UTS": "uts", "WORKDIR": "workdir",

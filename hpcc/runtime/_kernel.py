@@ -117,12 +117,21 @@ def keep_a_capability() -> None:
     _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_MKNOD, 0, 0))
 
 
-def drop_capabilities() -> None:
-    """Empty all five sets, so that exec gains no capability, for root neither."""
+def limit_capabilities(kept: int) -> None:
+    """Leave only those in the mask `kept` in any of the five sets, and these in all of them, so that exec keeps them.
+
+    Of those kept, one that this process does not have is left out.
+    """
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable of the lower 32; then the upper 32
+    _check(_libc.capget(header, data))
+    kept &= data[1] | data[4] << 32
     for capability in range(LAST_CAPABILITY + 1):
-        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
+        if not kept >> capability & 1 and _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break  # EINVAL after the last one that this kernel knows; EPERM where there is nothing to drop it with
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)()
-    _check(_libc.capset(header, data))
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    _check(_libc.capset(header, (ctypes.c_uint32 * 6)(low, low, low, high, high, high)))
+    for capability in range(kept.bit_length()):
+        if kept >> capability & 1:
+            _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0)

@@ -91,10 +91,10 @@ def start(
     writable = bool({"tmpfs", "overlay"} & set(layers))
     stage = node_directory(settings, "stage")
     host = known_host(settings, settings.node_dir)
-    if as_user or any(isinstance(op, plan.DropPrivileges) and op.kept for op in ops):
+    if as_user or any(isinstance(op, plan.DropPrivileges) and op.fakeroot for op in ops):
         host = host._replace(root=False, loop=False, mounts=host.user_namespaces)
     fakeroot, uid, gid = "", os.getuid(), os.getgid()
-    if any(isinstance(op, plan.DropPrivileges) and op.kept for op in ops):
+    if any(isinstance(op, plan.DropPrivileges) and op.fakeroot for op in ops):
         fakeroot, uid, gid = _become_root(settings), 0, 0
         keep_mounted = False
     rung = choose_rung(

@@ -332,10 +332,9 @@ class Launcher:
         if self._rung.as_root:
             enter_user_namespace(self._uid, self._gid)
         os.umask(op.umask)
-        if op.kept:
-            return
-        kernel.drop_capabilities()
-        kernel.set_no_new_privs()
+        kernel.limit_capabilities(op.kept)
+        if not op.fakeroot:
+            kernel.set_no_new_privs()
 
     def _execute(self, op: plan.Execute) -> None:
         environment = dict(op.environment)

@@ -85,10 +85,14 @@ class ChangeDirectory(NamedTuple):
 
 
 class DropPrivileges(NamedTuple):
-    """No new privileges, and no capability in any set; kept: those of a user namespace of its own stay."""
+    """No new privileges, and no capability in any set but those in the mask `kept`.
+
+    fakeroot: they are those of a user namespace in which the payload is root; set-user-id programs may regain them.
+    """
 
     umask: int
-    kept: bool = False
+    kept: int = 0
+    fakeroot: bool = False
 
 
 class Execute(NamedTuple):
@@ -137,7 +141,7 @@ def plan_container(container: Container) -> tuple[Op, ...]:
     ops.append(Accounts(*container.account, container.home))
     ops.append(Pivot())
     ops.append(ChangeDirectory(container.cwd))
-    ops.append(DropPrivileges(container.umask, container.fakeroot))
+    ops.append(DropPrivileges(container.umask, container.capabilities, container.fakeroot))
     ops.append(Execute(container.argv, container.environment, script(container.override) if container.scripts else ""))
     return tuple(ops)
 

@@ -67,6 +67,9 @@ class Options(NamedTuple):
     writable_tmpfs: bool = False
     writable: bool = False
     fakeroot: bool = False
+    add_caps: str = ""
+    drop_caps: str = ""
+    keep_privs: bool = False
     overlay: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
     workdir: str | None = None
@@ -118,6 +121,7 @@ class Container(NamedTuple):
     overlays: tuple[tuple[str, bool], ...]  # directories, lowest first, and whether they are only read
     umask: int
     fakeroot: bool = False
+    capabilities: int = 0  # a mask of those that the payload keeps
     devices: tuple[Bind, ...] = ()  # before the binds, so that a user's own are on top
 
 
@@ -208,8 +212,19 @@ def container_spec(
         tuple(_overlay(text, caller.cwd) for item in options.overlay for text in split_binds(item)),
         0o022 if options.no_umask or compat else caller.umask,
         options.fakeroot,
+        _capabilities(options),
         _devices(options.devices.binds, contain),
     )
+
+
+def _capabilities(options: Options) -> int:
+    """Those of its own user namespace, for real root of the host, that the payload keeps. UsageError."""
+    if not (options.fakeroot or options.keep_privs or options.add_caps or options.drop_caps):
+        return 0
+    from hpcc.runtime.capabilities import ALL, parse_capabilities
+
+    kept = ALL if options.fakeroot or options.keep_privs else parse_capabilities(options.add_caps, "--add-caps")
+    return kept & ~parse_capabilities(options.drop_caps, "--drop-caps")
 
 
 def _writable(options: Options) -> str:

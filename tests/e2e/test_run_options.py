@@ -291,3 +291,37 @@ def test_workdir_and_user(hpcc: Hpcc, open_dir: Path) -> None:  # noqa: F811
     assert hpcc.out(made, "id -u", "--compat") == f"{hpcc.person.uid}\n"
     done = hpcc("--verbose", "exec", made, "true")
     assert done.returncode == 0 and "USER 'nobody'" in done.stderr and "USER" not in hpcc("exec", made, "true").stderr
+
+
+# -- capabilities ------------------------------------------------------------------------------------------------------
+
+NET_RAW, KILL = 1 << 13, 1 << 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ((), 0), (("--no-privs",), 0), (("--drop-caps", "all"), 0),
+        (("--add-caps", "CAP_NET_RAW,kill"), NET_RAW | KILL),
+        (("--add-caps", "net_raw,kill", "--drop-caps", "CAP_KILL"), NET_RAW),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_capabilities(hpcc: Hpcc, image: Images, flags: tuple[str, ...], kept: int) -> None:  # noqa: F811
+    """In all five sets, so that what the payload executes has them too."""
+    out = hpcc.out(image.main, "grep -e Cap -e NoNew /proc/self/status", *flags)
+    found = {line.split()[0]: int(line.split()[1], 16) for line in out.splitlines()}
+    assert found.pop("NoNewPrivs:") == 1
+    assert set(found.values()) == {kept} and len(found) == 5, out
+
+
+def test_keep_privs(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
+    def effective(*flags: str) -> int:
+        return int(hpcc.out(image.main, "grep CapEff /proc/self/status", *flags).split()[1], 16)
+
+    everything = effective("--keep-privs")
+    assert everything & NET_RAW and everything & KILL
+    assert effective("--keep-privs", "--drop-caps", "net_raw") == everything & ~NET_RAW
+    assert effective("--fakeroot", "--drop-caps", "net_raw") & NET_RAW == 0
+    done = hpcc("exec", "--add-caps", "cap_bogus", image.main, "true")
+    assert done.returncode == 255 and "cap_bogus" in done.stderr
