@@ -181,6 +181,11 @@ KEYS: Mapping[str, Key] = {
     "rocm": Key(_flag, ("APPTAINER_ROCM", "SINGULARITY_ROCM"), "AMD's GPUs in each container, as by --rocm"),
     "cdi_dirs": Key(_paths, (), "where the CDI specifications of --device and --nv stand; a later one wins"),
     "hold_idle": Key(_seconds, (), "seconds for which a mounted image is held for the next run; 0 holds none"),
+    "backend": Key(
+        _choice("auto", "native", "apptainer"),
+        (),
+        "who runs containers: native, hpcc; apptainer, the site's own; auto, that where hpcc cannot",
+    ),
     "rootfs": Key(_choice("auto", "kernel", "squashfuse", "unpacked"), (), "how images are mounted; see hpcc doctor"),
     "writable": Key(
         _choice("auto", "overlay", "fuse-overlayfs", "nested", "unpacked"),
@@ -236,6 +241,7 @@ class Settings:
     rocm: bool
     cdi_dirs: tuple[str, ...]
     hold_idle: float
+    backend: str
     rootfs: str
     writable: str
     squashfuse: str
@@ -340,6 +346,7 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "rocm": False,
         "cdi_dirs": ("/etc/cdi", "/var/run/cdi"),  # SPEC.md of CDI, and every other runtime
         "hold_idle": 20.0,
+        "backend": "auto",
         "rootfs": "auto",
         "writable": "auto",
         "squashfuse": "",

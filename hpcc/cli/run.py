@@ -6,9 +6,9 @@ from hpcc.cli import say
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error, with_variables
 from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, source_settings
 from hpcc.cli.terminal import terminal
-from hpcc.errors import UsageError
+from hpcc.errors import RuntimeUnavailable, UsageError
 from hpcc.image import note_use, open_image
-from hpcc.runtime.enter import caller, start
+from hpcc.runtime.enter import caller, can_mount, start
 from hpcc.runtime.plan import describe, plan_container
 from hpcc.runtime.spec import NO_MOUNT, Devices, Options, container_spec
 from hpcc.settings import Settings
@@ -53,6 +53,7 @@ _OPTIONS = (
     Option(("--nvccli",), "the same as --nv, which uses nvidia-container-cli where no CDI is"),
     Option(("--no-eval",), "accepted for Apptainer's sake: hpcc never evaluates arguments in a shell"),
     Option(("--no-hold",), "do not keep the image mounted for the next run"),
+    Option(("--backend",), "who runs it: auto (default), native, or apptainer, the site's own", "NAME"),
     Option(("--dry-run",), "print what would be done"),
     *SOURCE_OPTIONS,
 )
@@ -91,6 +92,12 @@ def main(name: str, argv: list[str]) -> int:
     if name == "exec" and not rest:
         raise usage_error(command, f"no command is given to execute in {uri}")
     settings = source_settings(arguments, uri)
+    if arguments.backend is not None:
+        if arguments.backend not in ("auto", "native", "apptainer"):
+            raise UsageError(
+                f"--backend {arguments.backend!r}: there is no such backend", hint="auto, native, apptainer."
+            )
+        settings = settings.replace(backend=arguments.backend)
     with cache_for(settings) as effective:
         image = open_image(uri, effective, arch=chosen_platform(arguments), progress=terminal(arguments))
     user = caller(settings)
@@ -114,7 +121,21 @@ def main(name: str, argv: list[str]) -> int:
         return 0
     if not settings.disable_cache:
         note_use(image)
-    return start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold, as_user=arguments.userns)
+    try:
+        if settings.backend != "apptainer":
+            return start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold, as_user=arguments.userns)
+    except RuntimeUnavailable:
+        if settings.backend == "native" or can_mount(settings) or not _has_apptainer(settings):
+            raise
+    from hpcc.cli.backend import hand_over
+
+    return hand_over(name, command, arguments, image.path, rest, settings)
+
+
+def _has_apptainer(settings: Settings) -> bool:
+    from hpcc.cli.shim import real_apptainer
+
+    return bool(real_apptainer(settings.environ))
 
 
 def _devices(arguments: Arguments, settings: Settings) -> Devices:

@@ -6,6 +6,7 @@ A script finds hpcc by an absolute path, so that a job with another PATH finds i
 """
 
 import os
+from collections.abc import Mapping
 
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.errors import CacheError, UsageError
@@ -88,6 +89,16 @@ case $1 in
 esac
 exec {" ".join(map(_quote, program()))} "$@"
 """
+
+
+def real_apptainer(environ: Mapping[str, str]) -> str:
+    """The first apptainer, else singularity, on PATH that is no stand-in of hpcc's; "" for none."""
+    for name in NAMES:
+        for directory in environ.get("PATH", "").split(":"):
+            path = os.path.join(directory, name)
+            if directory.startswith("/") and os.access(path, os.X_OK) and not _is_ours(path):
+                return path
+    return ""
 
 
 def _which(name: str) -> str:

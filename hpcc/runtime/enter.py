@@ -71,6 +71,14 @@ def _make_directory(path: str) -> None:
         ) from None
 
 
+def can_mount(settings: Settings) -> bool:
+    """Whether containers of ours can be here at all; false also where that was not found out."""
+    try:
+        return known_host(settings, node_directory(settings)).mounts
+    except (CacheError, OSError):
+        return False
+
+
 def start(
     ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_mounted: bool, as_user: bool = False
 ) -> int:

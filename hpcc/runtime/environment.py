@@ -76,7 +76,7 @@ def container_environment(
     def passes(name: str) -> bool:
         if name.startswith(_STEERING):
             return False
-        return name in _ALWAYS or (job and _is_of_job(name)) if clean else name not in _NEVER
+        return name in _ALWAYS or (job and is_of_job(name)) if clean else name not in _NEVER
 
     passed = {name: value for name, value in host.items() if passes(name)}
     image = dict(_pairs(config.env))
@@ -110,7 +110,8 @@ def container_environment(
     return tuple(sorted(env.items())), tuple(sorted(override.items()))
 
 
-def _is_of_job(name: str) -> bool:
+def is_of_job(name: str) -> bool:
+    """Whether a variable tells a process its place in a Slurm, MPI, Dask or GPU job."""
     return name in _JOB or name.startswith(_JOB_PREFIXES)
 
 

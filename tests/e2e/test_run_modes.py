@@ -2,12 +2,14 @@
 
 import os
 import re
+import shutil
 import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
+from hpcc.cli.shim import MARK
 from hpcc.runtime import _kernel as kernel
 from tests.support import people
 from tests.support.images import Images, images
@@ -230,8 +232,10 @@ def test_a_squatted_node_directory_is_refused(
     assert done.returncode == 255 and "HPCC_NODE_DIR" in done.stderr
 
 
-def test_no_user_namespaces(installed: Installation, image: Images, open_dir: Path) -> None:
-    """A host that forbids them, played by a user namespace whose own limit is 0."""
+def without_user_namespaces(
+    argv: list[object], open_dir: Path, env: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run where a host forbids them, played by a user namespace whose own limit is 0; the node directory is `node`."""
     if os.geteuid() != 0:
         pytest.skip("needs root to map users of a namespace as it likes")
     node = open_dir / "node"
@@ -258,15 +262,72 @@ def test_no_user_namespaces(installed: Installation, image: Images, open_dir: Pa
 
     mapper = threading.Thread(target=map_users)
     mapper.start()
-    env = people.myself(open_dir).environ({"HPCC_NODE_DIR": str(node), "HOME": "/"})
-    argv = [installed.hpcc, "exec", image.main, "true"]
-    process = subprocess.run(argv, env=env, cwd="/", stderr=subprocess.PIPE, text=True, preexec_fn=enter)
+    environ = people.myself(open_dir).environ({"HPCC_NODE_DIR": str(node), "HOME": "/", **(env or {})})
+    done = subprocess.run(argv, env=environ, cwd="/", capture_output=True, text=True, preexec_fn=enter)
     mapper.join()
-    stderr = process.stderr
-    assert process.returncode == 255, stderr
-    assert "no user namespaces" in stderr and "user.max_user_namespaces" in stderr
-    assert "Traceback" not in stderr
-    assert not list(node.glob("host-*"))  # a limit may be lifted, so a no is not remembered
+    return done
+
+
+def test_no_user_namespaces(installed: Installation, image: Images, open_dir: Path) -> None:
+    done = without_user_namespaces([installed.hpcc, "exec", image.main, "true"], open_dir)
+    assert done.returncode == 255, done.stderr
+    assert "no user namespaces" in done.stderr and "user.max_user_namespaces" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((open_dir / "node").glob("host-*"))  # a limit may be lifted, so a no is not remembered
+
+
+# -- the site's own Apptainer ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stand_in(open_dir: Path) -> Path:
+    """A directory with hpcc's own stand-in, and one with an `apptainer` that shows what it was given, as one PATH."""
+    for name, text in (("shim", f"#!/bin/sh\n{MARK}\necho loop\n"), ("real", SHOWS)):
+        (open_dir / name).mkdir()
+        (open_dir / name / "apptainer").write_text(text)
+        (open_dir / name / "apptainer").chmod(0o755)
+    return open_dir
+
+
+SHOWS = '#!/bin/sh\nprintf "[%s]" "$@"; echo; env | grep ENV_ | sort\n'
+
+
+def test_backend_apptainer(runs_as: Person, installed: Installation, image: Images, stand_in: Path) -> None:
+    path = f"{stand_in}/shim:{stand_in}/real:{os.environ['PATH']}"
+    env = {"PATH": path, "HPCCENV_A": "x y", "SLURM_PROCID": "3"}
+    argv = [
+        installed.hpcc,
+        "exec",
+        "--backend",
+        "apptainer",
+        "--compat",
+        "-B",
+        "/etc:/mnt:ro",
+        "--job-env",
+        "--no-hold",
+    ]
+    done = runs_as.run([*argv, "--env", "B=1", image.main, "echo", "a b"], env=env)
+    given = f"[exec][--bind][/etc:/mnt:ro][--env][B=1][--compat][{image.main}][echo][a b]"
+    assert done.returncode == 0 and done.stdout.splitlines()[0] == given, done.stderr
+    assert {"APPTAINERENV_A=x y", "APPTAINERENV_SLURM_PROCID=3"} <= set(done.stdout.splitlines())
+    assert f"{stand_in}/real/apptainer" in done.stderr
+    done = runs_as.run([*argv, image.main, "true"], env={"PATH": f"{stand_in}/shim:/usr/bin:/bin"})
+    assert done.returncode == 255 and "no apptainer" in done.stderr and "HINT" in done.stderr
+    done = runs_as.run([installed.hpcc, "exec", "--backend", "magic", image.main, "true"])
+    assert done.returncode == 255 and "magic" in done.stderr
+
+
+def test_backend_auto(runs_as: Person, installed: Installation, image: Images, stand_in: Path) -> None:
+    """hpcc itself where it can; where it cannot, the site's Apptainer, unless that is not wanted."""
+    path = {"PATH": f"{stand_in}/shim:{stand_in}/real:{os.environ['PATH']}"}
+    assert runs_as.run([installed.hpcc, "exec", image.main, "echo", "mine"], env=path).stdout == "mine\n"
+    if runs_as.uid == 0:
+        argv = [installed.hpcc, "exec", image.main, "true"]
+        done = without_user_namespaces(argv, stand_in, path)
+        assert done.stdout.startswith(f"[exec][{image.main}][true]"), done.stderr
+        shutil.rmtree(stand_in / "node")
+        done = without_user_namespaces(argv, stand_in, {**path, "HPCC_BACKEND": "native"})
+        assert done.returncode == 255 and "no user namespaces" in done.stderr
 
 
 def test_wrong_settings(runs_as: Person, installed: Installation, image: Images) -> None:
