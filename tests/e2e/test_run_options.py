@@ -325,3 +325,23 @@ def test_keep_privs(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
     assert effective("--fakeroot", "--drop-caps", "net_raw") & NET_RAW == 0
     done = hpcc("exec", "--add-caps", "cap_bogus", image.main, "true")
     assert done.returncode == 255 and "cap_bogus" in done.stderr
+
+
+def test_a_hundred_thousand_variables(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
+    """As many as the kernel takes; one too many is said, by the shell that could not even start hpcc or by hpcc."""
+    env = {f"V{number}": "" for number in range(100_000)}
+    assert int(hpcc.out(image.main, "env | grep -c ^V", env=env)) == 100_000
+    assert int(hpcc.out(image.main, "env | grep -c ^V; :", "--cleanenv", env=env)) == 0
+    prefixed = {f"HPCCENV_{name}": "x" for name in list(env)[:50_000]}
+    assert int(hpcc.out(image.main, "env | grep -c ^V", "--cleanenv", env=prefixed)) == 50_000
+
+
+def test_paths_with_everything_in_them(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
+    name = "sp ace:co\\lon,com\"ma'quote $HOME `id` \u00e4\u6f22 *"
+    place = hpcc.person.home / name
+    place.mkdir()
+    (place / "file").write_text("content\n")
+    os.chown(place, hpcc.person.uid, hpcc.person.gid)
+    source = str(place).replace(":", "\\:").replace(",", "\\,")
+    assert hpcc.out(image.main, "cat /mnt/file", "--bind", f"{source}:/mnt") == "content\n"
+    assert hpcc.out(image.main, "cat file; pwd", cwd=place) == f"content\n{place}\n"
