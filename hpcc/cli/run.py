@@ -62,12 +62,16 @@ def main(name: str, argv: list[str]) -> int:
     uri, *rest = arguments.positional
     if name == "exec" and not rest:
         raise usage_error(command, f"no command is given to execute in {uri}")
+    if uri.startswith("instance://"):
+        from hpcc.cli.instance.inside import run_inside
+
+        return run_inside(name, arguments, runtime_options(arguments))
     settings = source_settings(arguments, uri)
     with cache_for(settings) as effective:
         image = open_image(uri, effective, arch=chosen_platform(arguments), progress=terminal(arguments))
     user = caller(settings)
     container = container_spec(
-        image.name, image.path, image.config, _options(arguments), name, tuple(rest), user, settings.bind_paths
+        image.name, image.path, image.config, runtime_options(arguments), name, tuple(rest), user, settings.bind_paths
     )
     ops = plan_container(container)
     if arguments.dry_run:
@@ -80,7 +84,8 @@ def main(name: str, argv: list[str]) -> int:
     return start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold)
 
 
-def _options(arguments: Arguments) -> Options:
+def runtime_options(arguments: Arguments) -> Options:
+    """What the options of run, exec and shell say, as the runtime takes it."""
     return Options(
         binds=tuple(arguments.bind),
         env=tuple(pair for item in arguments.env for pair in _variables(item)),

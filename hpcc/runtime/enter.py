@@ -71,10 +71,17 @@ def _make_directory(path: str) -> None:
         ) from None
 
 
-def start(ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_mounted: bool) -> int:
+def start(
+    ops: tuple[plan.Op, ...],
+    image: Rootfs,
+    settings: Settings,
+    *,
+    keep_mounted: bool,
+    make_launcher: Callable[..., Launcher] = Launcher,
+) -> int:
     """Run a plan on an image. Returns only in a process that stayed beside the payload: the payload's status.
 
-    keep_mounted: use, and leave, a holder for the image's mount.
+    keep_mounted: use, and leave, a holder for the image's mount. make_launcher: for who does more than run it.
     """
     # Whoever starts us with SIGCHLD ignored would have the kernel take our children's statuses away.
     import _signal  # type: ignore[import-not-found]  # unlike signal, it makes no enums
@@ -93,7 +100,7 @@ def start(ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_m
         )
 
     uid, gid = os.getuid(), os.getgid()
-    launcher = Launcher(image, rung, host, stage, uid, gid)
+    launcher = make_launcher(image, rung, host, stage, uid, gid)
 
     def enter() -> None:
         mount_rootfs(image, rung, host, stage, unpacked)
@@ -119,7 +126,7 @@ def _join(image: Rootfs, rung: Rung, host: Host, settings: Settings, enter: Call
     path = os.path.join(node_directory(settings, "held"), _holder_key(image, rung, settings))
     hold.touch(path)
     joined = hold.join(path, user_namespace=not host.root)
-    if not joined and hold.start(path, settings.hold_idle, enter, (image.fd,)):
+    if not joined and hold.start(path, settings.hold_idle, enter, (image.fd,), image.path):
         joined = hold.join(path, user_namespace=not host.root)
     if joined:
         kernel.unshare(kernel.CLONE_NEWNS)
