@@ -16,13 +16,14 @@ import os
 import signal
 from functools import partial
 
-from hpcc.errors import EX_FAILURE, HpccError
+from hpcc.errors import EX_FAILURE, HpccError, place_hint
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import enter, plan
 from hpcc.runtime.fuse import close_all_but
 from hpcc.runtime.hold import start_time
-from hpcc.runtime.instance import Instance, Register, boot, namespace
+from hpcc.runtime.instance import Instance, boot, namespace
 from hpcc.runtime.launch import Launcher
+from hpcc.runtime.register import Register
 from hpcc.runtime.supervise import serve, supervise
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ class _Keeper:
             enter.start(ops, image, settings, keep_mounted=False, make_launcher=partial(InstanceLauncher, self))
         except HpccError as error:
             problem = _words(error.message, error.hint, error.exit_code)
+        except OSError as error:
+            place = error.filename or self.register.directory
+            problem = _words(f"{place}: {error.strerror}", place_hint(error), EX_FAILURE)
         except BaseException as error:
             problem = _words(f"{type(error).__name__}: {error}", "Please report it.", EX_FAILURE)
         try:

@@ -17,8 +17,9 @@ from hpcc.runtime import plan
 from hpcc.runtime.enter import node_directory
 from hpcc.runtime.hold import enter_namespaces
 from hpcc.runtime.host import known_host
-from hpcc.runtime.instance import Instance, Register, no_instance
+from hpcc.runtime.instance import Instance
 from hpcc.runtime.launch import Launcher, die_with_parent
+from hpcc.runtime.register import Register, no_instance
 from hpcc.runtime.rootfs import Rootfs, Rung
 from hpcc.runtime.supervise import block_signals, release_signals, supervise
 from hpcc.settings import Settings

@@ -3,9 +3,9 @@
 from hpcc.cli import say
 from hpcc.cli.arguments import Arguments
 from hpcc.runtime.enter import caller
-from hpcc.runtime.instance import Register
 from hpcc.runtime.join import join_instance
 from hpcc.runtime.plan import describe, plan_join
+from hpcc.runtime.register import Register
 from hpcc.runtime.spec import Options, container_spec
 from hpcc.settings import Settings
 

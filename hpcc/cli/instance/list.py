@@ -9,7 +9,8 @@ import time
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.instance.naming import USER, chosen_register, table
 from hpcc.runtime.hold import Holder, holders
-from hpcc.runtime.instance import Instance, Register
+from hpcc.runtime.instance import Instance
+from hpcc.runtime.register import Register
 from hpcc.settings import Settings
 
 COMMAND = Command(

@@ -2,7 +2,8 @@
 
 from hpcc.cli.arguments import Arguments, Option
 from hpcc.errors import UsageError
-from hpcc.runtime.instance import Instance, Register, no_instance
+from hpcc.runtime.instance import Instance
+from hpcc.runtime.register import Register, no_instance
 from hpcc.settings import Settings
 
 USER = Option(("-u", "--user"), "those of this user; for root", "NAME")

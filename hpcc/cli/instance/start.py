@@ -9,8 +9,9 @@ from hpcc.errors import CacheError, place_hint
 from hpcc.image import note_use, open_image
 from hpcc.runtime.detach import start_instance
 from hpcc.runtime.enter import caller
-from hpcc.runtime.instance import Instance, Register
+from hpcc.runtime.instance import Instance
 from hpcc.runtime.plan import describe, plan_instance
+from hpcc.runtime.register import Register
 from hpcc.runtime.spec import container_spec
 from hpcc.throwaway import cache_for
 

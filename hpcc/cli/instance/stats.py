@@ -7,7 +7,7 @@ from hpcc.cli import inform
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.cache.items import size_text
 from hpcc.cli.instance.naming import USER, chosen_register, table, the_one
-from hpcc.runtime.instance import no_instance
+from hpcc.runtime.register import no_instance
 from hpcc.runtime.usage import Usage, usage
 
 COMMAND = Command(

@@ -9,7 +9,8 @@ from hpcc.cli import inform, say
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.instance.naming import USER, chosen_register, matching
 from hpcc.errors import HpccError, UsageError
-from hpcc.runtime.instance import Instance, Register
+from hpcc.runtime.instance import Instance
+from hpcc.runtime.register import Register
 
 COMMAND = Command(
     "instance stop [OPTIONS] NAME|GLOB…",
