@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from hpcc.registry.fake import FakeRegistry
+from tests.e2e.test_pull import CONFIG, LAYERS, NAME
 from tests.e2e.test_run_signals import left_over
 from tests.support.images import IMAGE_PATH, Images, images, marked
 from tests.support.installation import Installation
@@ -356,3 +359,33 @@ def test_two_users_have_the_same_name(
     finally:
         other.good("instance", "stop", "--all")
     assert left_over(other.mark) == {}
+
+
+@pytest.mark.parametrize("flags", [(), ("--disable-cache",)], ids=["cached", "no cache"])
+def test_of_a_registry(hpcc: Hpcc, flags: tuple[str, ...]) -> None:
+    with FakeRegistry() as registry:
+        registry.add_image(NAME, "1.4", LAYERS, CONFIG, index=True)
+        uri = f"docker://{registry.host}/{NAME}:1.4"
+        assert hpcc("instance", "start", *flags, "--no-https", uri, "web").returncode == 0
+    assert hpcc.names() == ["web"] and uri in hpcc.good("instance", "list")
+    assert hpcc.sh("web", "echo $GREETING; ls /etc") != ""  # also when the image, or its cache, is gone
+
+
+def test_on_a_terminal(hpcc: Hpcc, image: Images) -> None:
+    hpcc.good("instance", "start", image.main, "tty")
+    inside = [str(hpcc.program), "exec", "instance://tty", "bash", "-c"]
+    script = 'n=0; trap "n=\\$((n+1))" INT; echo re""ady; for i in 1 2 3 4 5; do sleep 0.2; done; echo count=$n; exit 3'
+    status, seen = on_terminal(hpcc.person, [*inside, script], [(b"ready", b"\x03")])
+    assert b"count=1" in seen and status == 3, seen
+    status, seen = on_terminal(hpcc.person, [*inside, "test -t 0 && test -t 1 && stty size"], [])
+    assert status == 0, seen
+    command = shlex.join([*inside, 'echo re""ady; sleep 1; echo aw""ake; exit 4'])
+    steps = [
+        (b"bash-", f"{command}\r".encode()),
+        (b"ready", b"\x1a"),
+        (b"Stopped", b"fg\r"),
+        (b"awake", b"echo status=$?\r"),
+        (b"status=4", b"exit\r"),
+    ]
+    status, seen = on_terminal(hpcc.person, ["bash", "--norc", "--noprofile", "-i"], steps, 20)
+    assert status == 0, seen
