@@ -11,6 +11,7 @@ from hpcc.runtime.environment import RunConfig
 
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _LARGEST = 1 << 20
+_TYPES = (str, str, str, RunConfig, str, int, str, str, str, int, bool)
 
 
 class Instance(NamedTuple):
@@ -49,7 +50,8 @@ def read_instance(path: str) -> Instance | None:
             found = loads(file.read(_LARGEST))
         env, entrypoint, cmd, *rest = found["config"]
         found["config"] = RunConfig(tuple(env), tuple(entrypoint), tuple(cmd), *rest)
-        return Instance(**found)
+        instance = Instance(**found)
+        return instance if tuple(map(type, instance)) == _TYPES else None  # root reads what a user may have written
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -34,8 +34,14 @@ def the_one(register: Register, names: list[str], usage: UsageError) -> Instance
     return register.find(names[0])
 
 
+def plain(text: str) -> str:
+    """Without what would steer a terminal: root lists what users have written."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def table(rows: list[tuple[str, ...]]) -> str:
     """Columns as wide as what is in them, four blanks between."""
+    rows = [tuple(map(plain, row)) for row in rows]
     widths = [max(len(row[at]) for row in rows) + 4 for at in range(len(rows[0]))]
     return "\n".join(
         "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

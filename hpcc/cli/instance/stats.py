@@ -6,7 +6,7 @@ import time
 from hpcc.cli import inform
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.cache.items import size_text
-from hpcc.cli.instance.naming import USER, chosen_register, table, the_one
+from hpcc.cli.instance.naming import USER, chosen_register, plain, table, the_one
 from hpcc.runtime.register import no_instance
 from hpcc.runtime.usage import Usage, usage
 
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     if arguments.json:
         print(json.dumps(_document(before), indent="\t"))
         return 0
-    inform(arguments, f"Stats for {instance.name} instance of {instance.image} (PID={instance.pid})")
+    inform(arguments, f"Stats for {instance.name} instance of {plain(instance.image)} (PID={instance.pid})")
     shown = False
     try:
         while True:

@@ -1,13 +1,12 @@
 """hpcc instance stop: a signal, some time, then SIGKILL; back when nothing is left."""
 
 import os
-import select
 import signal
 import time
 
 from hpcc.cli import inform, say
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
-from hpcc.cli.instance.naming import USER, chosen_register, matching
+from hpcc.cli.instance.naming import USER, chosen_register, matching, plain
 from hpcc.errors import HpccError, UsageError
 from hpcc.runtime.instance import Instance
 from hpcc.runtime.register import Register
@@ -24,6 +23,7 @@ COMMAND = Command(
     ),
     "hpcc instance stop web",
 )
+_LOOK_AGAIN = 0.02
 _AFTER_KILL = 10.0  # seconds; a process in uninterruptible sleep does not even hear that
 
 
@@ -35,23 +35,20 @@ def main(argv: list[str]) -> int:
     timeout = _seconds(arguments)
     register = chosen_register(arguments)
     status = 0
-    stopping = []
-    for instance in matching(register, arguments.positional or ["*"]):
-        inform(arguments, f"Stopping {instance.name} instance of {instance.image} (PID={instance.pid})")
-        keeper = _open_keeper(register, instance)
-        if keeper is not None:
-            _send(register, instance, number)
-            stopping.append((instance, keeper))
+    found = matching(register, arguments.positional or ["*"])
+    for instance in found:
+        inform(arguments, f"Stopping {instance.name} instance of {plain(instance.image)} (PID={instance.pid})")
+        _send(register, instance, number)
     deadline = time.monotonic() + timeout
-    for instance, keeper in stopping:
-        if not _ends(keeper, deadline - time.monotonic()):
-            if number != signal.SIGKILL:
-                say("WARNING", f"{instance.name} is still there after {timeout:g} s, so it is killed")
-            _send(register, instance, signal.SIGKILL)
-            if not _ends(keeper, _AFTER_KILL):
-                say("ERROR", f"{instance.name} (PID={instance.pid}) does not end, though it was killed")
-                status = HpccError.exit_code
-        os.close(keeper)
+    for instance in found:
+        if _ends(register, instance, deadline):
+            continue
+        if number != signal.SIGKILL:
+            say("WARNING", f"{instance.name} is still there after {timeout:g} s, so it is killed")
+        _send(register, instance, signal.SIGKILL)
+        if not _ends(register, instance, time.monotonic() + _AFTER_KILL):
+            say("ERROR", f"{instance.name} (PID={instance.pid}) does not end, though it was killed")
+            status = HpccError.exit_code
     register.running()  # what died without its keeper
     return status
 
@@ -78,36 +75,35 @@ def _seconds(arguments: Arguments) -> float:
     raise UsageError(f"--timeout {text!r} is no number of seconds")
 
 
-def _open_keeper(register: Register, instance: Instance) -> int | None:
-    """A descriptor by which the end of the instance can be waited for; None where it has come."""
-    try:
-        handle = os.pidfd_open(instance.keeper)
-    except OSError:
-        return None
-    process = register.process(instance)
-    if process is None:
-        os.close(handle)
-        return None
-    os.close(process)
-    return handle
-
-
 def _send(register: Register, instance: Instance, number: int) -> None:
     """Signal process 1 of the instance, and no other that has its pid by now."""
     try:
         handle = os.pidfd_open(instance.pid)
-    except OSError:
+    except ProcessLookupError:
         return
+    except OSError:  # before Linux 5.3
+        handle = -1
     try:
         process = register.process(instance, instance.pid)
-        if process is not None:
-            os.close(process)
+        if process is None:
+            return
+        os.close(process)
+        if handle >= 0:
             signal.pidfd_send_signal(handle, number)
+        else:
+            os.kill(instance.pid, number)
     except ProcessLookupError:
         pass
     finally:
-        os.close(handle)
+        if handle >= 0:
+            os.close(handle)
 
 
-def _ends(keeper: int, seconds: float) -> bool:
-    return bool(select.select([keeper], [], [], max(0.0, seconds))[0])
+def _ends(register: Register, instance: Instance, deadline: float) -> bool:
+    """Whether hpcc's process beside it, the last to go, is gone by then."""
+    while (process := register.process(instance)) is not None:
+        os.close(process)
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_LOOK_AGAIN)
+    return True
