@@ -11,6 +11,11 @@ import os
 from hpcc.records import NamedTuple
 from hpcc.runtime.instance import Instance
 
+_DAEMONS: tuple[list[str], ...] = (
+    ["squashfuse_ll"],
+    ["fuse-overlayfs"],
+    [],
+)  # that serve its root; [] has ended meanwhile
 _TICK = 10**9 // os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -53,12 +58,15 @@ def _processes(instance: Instance) -> list[int]:
 
 
 def _own_cgroup(instance: Instance, pids: list[int]) -> str:
-    """The directory of its cgroup (version 2), "" where it shares one with others."""
+    """The directory of its cgroup (version 2), "" where it shares one with others, or memory is not counted in it."""
     for line in _lines(f"/proc/{instance.pid}/cgroup"):
         if line.startswith("0::"):
             path = f"/sys/fs/cgroup{line[3:]}"
             members = {int(member) for member in _lines(f"{path}/cgroup.procs")}
-            if line != "0::/" and members and members <= {*pids, instance.keeper}:
+            if not _lines(f"{path}/memory.current"):
+                continue
+            strangers = members - {*pids, instance.keeper}
+            if line != "0::/" and members and all(_lines(f"/proc/{pid}/comm")[:1] in _DAEMONS for pid in strangers):
                 return path
     return ""
 
