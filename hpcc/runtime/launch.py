@@ -306,7 +306,8 @@ class Launcher:
 
     def _startscript(self, op: plan.Startscript) -> None:
         try:
-            with open(op.path, "rb") as file:
+            # A hostile image has a fifo there, on which an ordinary open would wait for ever.
+            with open(os.open(op.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
                 lines = [line.strip() for line in file.read(1 << 20).split(b"\n")]
         except OSError:
             lines = []

@@ -139,6 +139,9 @@ def test_startscript(hpcc: Hpcc, image: Images, open_dir: Path) -> None:
     subprocess.run(["cp", "-a", image.sandbox, sandbox], check=True)
     hpcc.good("instance", "start", sandbox, "none")  # without a startscript, process 1 is alone
     script = sandbox / ".singularity.d/startscript"
+    os.mkfifo(script)
+    hpcc.good("instance", "start", sandbox, "fifo", timeout=30)
+    script.unlink()
     script.write_text(
         "#!/bin/sh\necho started with $FROM_SCRIPT, $1 and $APPTAINER_INSTANCE\necho oops >&2\nsleep 900\n"
     )
