@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": ("doctor", "can this host run containers, and how"),
     "exec": ("run", "run a command in an image"),
     "inspect": ("inspect", "show what an image says about itself"),
+    "instance": ("instance", "containers that stay in the background, by name"),
     "limits": ("limits", "how many pulls registries still allow, at no cost"),
     "lock": ("lock", "pin tags to digests, in hpcc.lock"),
     "pull": ("pull", "fetch an image from a registry into a SIF file"),

@@ -76,7 +76,7 @@ class Arguments(NamedTuple):
 
 def parse(command: Command, argv: Sequence[str]) -> Arguments:
     """Parse `argv`. UsageError has the usage line as its hint. With --help: prints it and exits."""
-    table = {name: option for option in (*command.options, *GLOBAL) for name in option.names}
+    table = {name: option for option in (*GLOBAL, *command.options) for name in option.names}  # its own names win
     values: dict[str, Any] = {
         option.key: [] if option.many else (None if option.value else False) for option in (*command.options, *GLOBAL)
     }
@@ -154,7 +154,9 @@ def usage_error(command: Command, message: str) -> UsageError:
 def help_text(command: Command) -> str:
     """At most 80 columns."""
     lines = [f"Usage: hpcc {command.usage}", "", *_wrapped(command.summary, "", ""), "", "Options:"]
-    for option in (*command.options, *GLOBAL):
+    own = {name for option in command.options for name in option.names}
+    others = (option._replace(names=tuple(name for name in option.names if name not in own)) for option in GLOBAL)
+    for option in (*command.options, *others):
         left = ", ".join(option.names) + (f" {option.value}" if option.value else "")
         lines += _two_columns(left, option.help)
     return "\n".join([*lines, "", "Example:", *(f"  {line}" for line in command.example.splitlines())])

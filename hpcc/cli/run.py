@@ -91,6 +91,10 @@ def main(name: str, argv: list[str]) -> int:
     uri, *rest = arguments.positional
     if name == "exec" and not rest:
         raise usage_error(command, f"no command is given to execute in {uri}")
+    if uri.startswith("instance://"):
+        from hpcc.cli.instance.inside import run_inside
+
+        return run_inside(name, arguments, runtime_options(arguments))
     settings = source_settings(arguments, uri)
     if arguments.backend is not None:
         if arguments.backend not in ("auto", "native", "apptainer"):
@@ -107,7 +111,7 @@ def main(name: str, argv: list[str]) -> int:
         image.name,
         image.path,
         image.config,
-        _options(arguments)._replace(devices=_devices(arguments, settings)),
+        runtime_options(arguments)._replace(devices=wanted_devices(arguments, settings)),
         name,
         tuple(rest),
         user,
@@ -138,12 +142,12 @@ def _has_apptainer(settings: Settings) -> bool:
     return bool(real_apptainer(settings.environ))
 
 
-def _devices(arguments: Arguments, settings: Settings) -> Devices:
+def wanted_devices(arguments: Arguments, settings: Settings) -> Devices:
+    """What --nv, --rocm and --device mean on this host. Warns."""
     nv, rocm = arguments.nv or arguments.nvccli or settings.nv, arguments.rocm or settings.rocm
     wanted = [name for item in arguments.device for name in item.split(",") if name]
     if not (nv or rocm or wanted):
         return Devices()
-    from hpcc.cli import say
     from hpcc.runtime.gpu import find_devices
 
     contained = arguments.contain or arguments.containall or arguments.compat
@@ -155,7 +159,8 @@ def _devices(arguments: Arguments, settings: Settings) -> Devices:
     return found.devices
 
 
-def _options(arguments: Arguments) -> Options:
+def runtime_options(arguments: Arguments) -> Options:
+    """What the options of run, exec and shell say, as the runtime takes it."""
     return Options(
         binds=tuple(arguments.bind),
         mounts=tuple(arguments.mount),

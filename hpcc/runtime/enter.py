@@ -80,11 +80,18 @@ def can_mount(settings: Settings) -> bool:
 
 
 def start(
-    ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, keep_mounted: bool, as_user: bool = False
+    ops: tuple[plan.Op, ...],
+    image: Rootfs,
+    settings: Settings,
+    *,
+    keep_mounted: bool,
+    as_user: bool = False,
+    make_launcher: Callable[..., Launcher] = Launcher,
 ) -> int:
     """Run a plan on an image. Returns only in a process that stayed beside the payload: the payload's status.
 
     keep_mounted: use, and leave, a holder for the image's mount. as_user: real root goes the way of users.
+    make_launcher: for who does more than run it.
     """
     # Whoever starts us with SIGCHLD ignored would have the kernel take our children's statuses away.
     import _signal  # type: ignore[import-not-found]  # unlike signal, it makes no enums
@@ -116,7 +123,7 @@ def start(
             image, node_directory(settings, "unpacked-v1"), in_memory=settings.origins["node_dir"] != "default"
         )
 
-    launcher = Launcher(image, rung, host, stage, uid, gid)
+    launcher = make_launcher(image, rung, host, stage, uid, gid)
 
     def enter() -> None:
         mount_rootfs(image, rung, host, stage, unpacked, entered=bool(fakeroot))
@@ -163,7 +170,7 @@ def _join(image: Rootfs, rung: Rung, host: Host, settings: Settings, enter: Call
     path = os.path.join(node_directory(settings, "held"), _holder_key(image, rung, settings))
     hold.touch(path)
     joined = hold.join(path, user_namespace=not host.root)
-    if not joined and hold.start(path, settings.hold_idle, enter, (image.fd,)):
+    if not joined and hold.start(path, settings.hold_idle, enter, (image.fd,), image.path):
         joined = hold.join(path, user_namespace=not host.root)
     if joined:
         kernel.unshare(kernel.CLONE_NEWNS)

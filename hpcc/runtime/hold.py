@@ -4,7 +4,7 @@ Each FUSE mount starts with a cold page cache, and decompressing libc again cost
 one small process per user, node, image and job keeps the namespaces with the mount; a run joins them, makes a mount
 namespace of its own, and goes on from there. Runs that have joined do not need the holder any more.
 
-    <node dir>/held/<key>     "<pid> <start time>" of the holder; its mtime is the last use
+    <node dir>/held/<key>     "<pid> <start time>" of the holder, then a line with what it holds; mtime: the last use
     <node dir>/held/<key>.lock
 
 A pid alone may be somebody else's by now, so the start time is compared through a descriptor of /proc/<pid>, and the
@@ -17,7 +17,7 @@ import fcntl
 import os
 import time
 
-from hpcc.records import TYPE_CHECKING
+from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime.fuse import close_all_but
 
@@ -33,24 +33,30 @@ def join(path: str, *, user_namespace: bool) -> bool:
     holder = _open_holder(path)
     if holder is None:
         return False
+    return enter_namespaces(holder, (*(("user",) if user_namespace else ()), "mnt"))
+
+
+def enter_namespaces(process: int, kinds: tuple[str, ...]) -> bool:
+    """Enter these namespaces of the process whose directory in /proc is open as `process`, which is closed.
+
+    False where none was entered. Raises OSError where only some could be, since then there is no way back.
+    """
     try:
-        kinds = [("user", kernel.CLONE_NEWUSER)] if user_namespace else []
-        fds = [(os.open(f"ns/{name}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=holder), kind) for name, kind in
-               [*kinds, ("mnt", kernel.CLONE_NEWNS)]]  # fmt: skip
+        fds = [os.open(f"ns/{kind}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process) for kind in kinds]
     except OSError:
         return False
     finally:
-        os.close(holder)
+        os.close(process)
     entered = 0
     try:
-        for fd, kind in fds:
-            kernel.setns(fd, kind)
+        for fd in fds:
+            kernel.setns(fd, 0)
             entered += 1
     except OSError:
         if entered:
             raise
     finally:
-        for fd, _ in fds:
+        for fd in fds:
             os.close(fd)
     return bool(entered)
 
@@ -67,11 +73,11 @@ def dismiss(path: str) -> None:
     """End the holder at `path`, whose mount does not answer any more, so that nobody else joins it."""
     try:
         with open(path, encoding="ascii") as file:
-            pid, _, started = file.read(64).partition(" ")
+            pid, _, started = file.readline(64).strip().partition(" ")
         os.unlink(path)
         handle = os.pidfd_open(int(pid))
         try:
-            if _start_time(os.open(f"/proc/{int(pid)}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) == started:
+            if start_time(int(pid)) == started:
                 from signal import SIGTERM, pidfd_send_signal
 
                 pidfd_send_signal(handle, SIGTERM)
@@ -81,10 +87,11 @@ def dismiss(path: str) -> None:
         pass
 
 
-def start(path: str, idle: float, enter: Callable[[], None], keep: tuple[int, ...]) -> bool:
+def start(path: str, idle: float, enter: Callable[[], None], keep: tuple[int, ...], about: str) -> bool:
     """Have a holder at `path`: one that is there, or a new one that calls `enter` to get its namespaces and mounts.
 
-    False where it could not. One process at a time starts one for each path.
+    about: the image that it holds, for `hpcc instance list --all`. False where it could not. One process at a time
+    starts one for each path.
     """
     lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -93,12 +100,12 @@ def start(path: str, idle: float, enter: Callable[[], None], keep: tuple[int, ..
         if holder is not None:
             os.close(holder)
             return True
-        return _fork_holder(path, idle, enter, keep)
+        return _fork_holder(path, idle, enter, keep, about)
     finally:
         os.close(lock)
 
 
-def _fork_holder(path: str, idle: float, enter: Callable[[], None], keep: tuple[int, ...]) -> bool:
+def _fork_holder(path: str, idle: float, enter: Callable[[], None], keep: tuple[int, ...], about: str) -> bool:
     ready, done = os.pipe()
     child = os.fork()
     if child == 0:
@@ -106,7 +113,7 @@ def _fork_holder(path: str, idle: float, enter: Callable[[], None], keep: tuple[
             os.close(ready)
             os.setsid()
             if os.fork() == 0:
-                _hold(path, idle, enter, done, keep)
+                _hold(path, idle, enter, done, keep, about)
         except OSError:
             pass
         finally:
@@ -117,7 +124,7 @@ def _fork_holder(path: str, idle: float, enter: Callable[[], None], keep: tuple[
         return answer.read(1) == b"r"
 
 
-def _hold(path: str, idle: float, enter: Callable[[], None], done: int, keep: tuple[int, ...]) -> None:
+def _hold(path: str, idle: float, enter: Callable[[], None], done: int, keep: tuple[int, ...], about: str) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -129,9 +136,9 @@ def _hold(path: str, idle: float, enter: Callable[[], None], done: int, keep: tu
     for fd in keep:
         os.close(fd)
     name = os.path.basename(path)
-    note = f"{os.getpid()} {_start_time(os.open('/proc/self', os.O_RDONLY | os.O_CLOEXEC))}"
+    note = os.fsencode(f"{os.getpid()} {start_time(os.getpid())}\n{idle:g} {about}")
     fd = os.open(f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=here)
-    os.write(fd, note.encode())
+    os.write(fd, note)
     os.close(fd)
     os.rename(f"{name}.new", name, src_dir_fd=here, dst_dir_fd=here)
     os.write(done, b"r")
@@ -141,7 +148,7 @@ def _hold(path: str, idle: float, enter: Callable[[], None], done: int, keep: tu
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=here)
         except OSError:
             return
-        mine = os.read(fd, 64) == note.encode()
+        mine = os.read(fd, len(note) + 1) == note
         left = os.fstat(fd).st_mtime + idle - time.time()
         os.close(fd)
         if not mine:
@@ -152,31 +159,87 @@ def _hold(path: str, idle: float, enter: Callable[[], None], done: int, keep: tu
         time.sleep(min(left, idle) + 0.05)
 
 
+class Holder(NamedTuple):
+    """A process that holds a root: since when nobody has used it, and for how long it then stays (seconds)."""
+
+    pid: int
+    image: str
+    used: float
+    idle: float
+
+
+def holders(directory: str) -> list[Holder]:
+    """The living holders of a directory `held`, each of a user's own; that of another user is not to be trusted."""
+    found = []
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return []
+    for name in names:
+        try:
+            fd = os.open(os.path.join(directory, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, "rb") as file:
+                status = os.fstat(fd)
+                first, _, second = os.fsdecode(file.read(8192)).partition("\n")
+            pid, _, started = first.partition(" ")
+            idle, _, image = second.partition(" ")
+            process = open_process(int(pid), started)
+            if process is not None:
+                if os.fstat(process).st_uid == status.st_uid:
+                    found.append(Holder(int(pid), image, status.st_mtime, float(idle)))
+                os.close(process)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
 def _open_holder(path: str) -> int | None:
     """A descriptor of the holder's /proc/<pid>, sure to be the holder's; None where it is gone."""
     try:
-        with open(path, encoding="ascii") as file:
-            pid, _, started = file.read(64).partition(" ")
-        fd = os.open(f"/proc/{int(pid)}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with open(path, encoding="ascii", errors="replace") as file:
+            pid, _, started = file.readline(64).strip().partition(" ")
+        return open_process(int(pid), started)
     except (OSError, ValueError):
         return None
-    if _start_time(fd, close=False) != started:
+
+
+def open_process(pid: int, started: str) -> int | None:
+    """A descriptor of /proc/<pid>, sure to be of the process that started then; None where that is gone."""
+    try:
+        fd = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    fields = stat_fields(fd)
+    if not fields or fields[19] != started:
         os.close(fd)
         return None
     return fd
 
 
-def _start_time(proc: int, *, close: bool = True) -> str:
-    """Field 22 of stat (proc(5)), through a descriptor of the process's directory; "" where it is gone."""
+def start_time(pid: int) -> str:
+    """When the process started, in the kernel's ticks since boot; "" where it is gone."""
     try:
-        fd = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+        fd = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        fields = stat_fields(fd)
+        return fields[19] if fields else ""
+    finally:
+        os.close(fd)
+
+
+def stat_fields(process: int) -> list[str]:
+    """The fields of stat (proc(5)) from the third one on, through a descriptor of /proc/<pid>; none where it is gone.
+
+    So [0] is the state, [1] the parent, [19] the start time. A zombie has no namespaces any more, and counts as gone.
+    """
+    try:
+        fd = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
         try:
-            fields = os.read(fd, 1024).rpartition(b")")[2].split()
-            return "" if fields[0] in b"ZX" else fields[19].decode()  # a zombie has no namespaces any more
+            fields = os.read(fd, 1024).rpartition(b")")[2].decode("ascii").split()
+            return [] if fields[0] in "ZX" else fields
         finally:
             os.close(fd)
     except OSError:
-        return ""
-    finally:
-        if close:
-            os.close(proc)
+        return []

@@ -52,6 +52,7 @@ class Launcher:
             plan.ChangeDirectory: self._change_directory,
             plan.DropPrivileges: self._drop_privileges,
             plan.Execute: self._execute,
+            plan.Startscript: self._startscript,
         }
         for op in ops:
             try:
@@ -87,27 +88,35 @@ class Launcher:
     def _new_processes(self, op: plan.Unshare) -> int | None:
         import signal
 
-        from hpcc.runtime.supervise import block_signals, release_signals, supervise
+        from hpcc.runtime.supervise import block_signals, release_signals
 
         mask = block_signals()
         alive, parent = os.pipe()
         child = os.fork()
         if child:
-            return supervise(child, bare=not op.init)
-        kernel.set_parent_death_signal(signal.SIGKILL)
-        os.close(parent)
-        if _is_closed(alive):  # it died before the request
-            os._exit(255)
+            return self._stay_beside(child, op)
+        die_with_parent(alive, parent, signal.SIGKILL)
         kernel.unshare(kernel.CLONE_NEWNS)  # so that Pivot does not move our parent as well
         os.close(self._final)  # in the parent's mount namespace
         self._open_final()
         if op.init:
             payload = os.fork()
             if payload:
-                status = supervise(payload, is_init=True, bare=False)
-                os._exit(status)
+                os._exit(self._be_init(payload))
         self._release_signals = lambda: release_signals(mask)
         return None
+
+    def _stay_beside(self, child: int, op: plan.Unshare) -> int:
+        """Outside of the PID namespace, whose process 1 is `child`; the status to end with."""
+        from hpcc.runtime.supervise import supervise
+
+        return supervise(child, bare=not op.init)
+
+    def _be_init(self, payload: int) -> int:
+        """Process 1, beside the payload; the status to end with. Its root changes at any moment: nothing to import."""
+        from hpcc.runtime.supervise import supervise
+
+        return supervise(payload, is_init=True, bare=False)
 
     def _layer(self, op: plan.Layer) -> None:
         self._make_session()
@@ -349,6 +358,33 @@ class Launcher:
         if self._release_signals is not None:
             self._release_signals()
         _become(argv, environment)
+
+    def _startscript(self, op: plan.Startscript) -> None:
+        try:
+            # A hostile image has a fifo there, on which an ordinary open would wait for ever.
+            with open(os.open(op.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                lines = [line.strip() for line in file.read(1 << 20).split(b"\n")]
+        except OSError:
+            lines = []
+        if any(line and not line.startswith(b"#") for line in lines):
+            self._execute(plan.Execute((op.path, *op.arguments), op.environment, op.script))
+        else:
+            self._idle()
+
+    def _idle(self) -> None:
+        """Leave process 1 alone."""
+        os._exit(0)
+
+
+def die_with_parent(alive: int, parent: int, number: int) -> None:
+    """Have this process get signal `number` when its parent is gone. `alive`, `parent`: a pipe that both of them have.
+
+    The request comes too late where the parent has died before it; getppid does not tell across PID namespaces.
+    """
+    kernel.set_parent_death_signal(number)
+    os.close(parent)
+    if _is_closed(alive):
+        os._exit(255)
 
 
 _NAMESPACES = {

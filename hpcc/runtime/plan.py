@@ -103,6 +103,22 @@ class Execute(NamedTuple):
     script: str
 
 
+class Startscript(NamedTuple):
+    """Become the image's startscript; where it has none that says anything, nothing more runs than process 1."""
+
+    path: str
+    arguments: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    script: str
+
+
+class Join(NamedTuple):
+    """The namespaces of a running instance, whose process 1 is `pid`; what follows happens in a child."""
+
+    instance: str
+    pid: int
+
+
 Op = (
     KeptDirectory
     | Unshare
@@ -116,8 +132,11 @@ Op = (
     | ChangeDirectory
     | DropPrivileges
     | Execute
+    | Startscript
+    | Join
 )
 
+STARTSCRIPT = "/.singularity.d/startscript"
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _KNOBS = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
 _DEV_LINKS = (
@@ -144,6 +163,28 @@ def plan_container(container: Container) -> tuple[Op, ...]:
     ops.append(DropPrivileges(container.umask, container.capabilities, container.fakeroot))
     ops.append(Execute(container.argv, container.environment, script(container.override) if container.scripts else ""))
     return tuple(ops)
+
+
+def plan_instance(container: Container, name: str, arguments: tuple[str, ...] | None) -> tuple[Op, ...]:
+    """The same for an instance, with process 1 of ours. `arguments`: of its startscript; None: it runs the payload."""
+    namespaces = tuple(dict.fromkeys(("pid", "ipc", *container.namespaces)))
+    ops = plan_container(_named(container._replace(namespaces=namespaces, init=True), name))
+    last = ops[-1]
+    if arguments is None or not isinstance(last, Execute):
+        return ops
+    return (*ops[:-1], Startscript(STARTSCRIPT, arguments, last.environment, last.script))
+
+
+def plan_join(container: Container, name: str, pid: int) -> tuple[Op, ...]:
+    """What is left of a plan where the root is there already: join, and what a plan does after Pivot."""
+    ops = plan_container(_named(container, name))
+    return (Join(name, pid), *ops[ops.index(Pivot()) + 1 :])
+
+
+def _named(container: Container, name: str) -> Container:
+    """With the instance's name in the environment, where Apptainer's scripts look for it."""
+    names = {f"{prefix}_INSTANCE": name for prefix in ("APPTAINER", "SINGULARITY", "HPCC")}
+    return container._replace(environment=tuple(sorted((dict(container.environment) | names).items())))
 
 
 def _system(container: Container) -> list[Op]:
@@ -198,5 +239,9 @@ def describe(op: Op) -> str:
         return f"Execute {' '.join(op.argv) or 'a shell'}, {len(op.environment)} variables" + (
             ", by /bin/sh" * bool(op.script)
         )
-    fields = ", ".join(f"{name}={value!r}" for name, value in op._asdict().items() if value not in ("", False, None))
+    if isinstance(op, Startscript):
+        return f"Startscript {' '.join((op.path, *op.arguments))}, {len(op.environment)} variables"
+    fields = ", ".join(
+        f"{name}={value!r}" for name, value in op._asdict().items() if value not in ("", False, None, ())
+    )
     return f"{type(op).__name__} {fields}".rstrip()

@@ -75,6 +75,35 @@ def supervise(child: int, *, is_init: bool = False, bare: bool = True) -> int:
             continue
 
 
+def serve() -> int:
+    """Be process 1 of an instance: reap, hand each signal on to everybody, and stay whether or not somebody runs.
+
+    After a signal that would have ended an ordinary process it goes as soon as it is alone. Its status is 128 + N.
+    Signals must be blocked (block_signals). Nothing is imported: the root may be another one by now.
+    """
+    ended_by = 0
+    while True:
+        # Those who joined are no children of ours, so that no signal tells of their end.
+        info = signal.sigtimedwait(_ALL, _LOOK_AGAIN) if ended_by else signal.sigwaitinfo(_ALL)
+        number = info.si_signo if info is not None else 0
+        if number == signal.SIGCHLD:
+            _reap(0, True)
+        elif number:
+            ended_by = number if number in _DEADLY else ended_by
+            _kill_all(number)
+        if ended_by and not _kill_all(0):
+            return 128 + ended_by
+
+
+def _kill_all(number: int) -> bool:
+    """Send a signal to each other process of the namespace whose process 1 we are; False where there is none."""
+    try:
+        os.kill(-1, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def _reap(child: int, everybody: bool) -> int | None:
     """Collect what has ended; the child's status if it has."""
     ended: int | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcc.cli import COMMANDS, cache, registry, sif
+from hpcc.cli import COMMANDS, cache, instance, registry, sif
 from hpcc.errors import SettingsError
 from hpcc.registry.fake import FakeRegistry
 from hpcc.settings import KEYS, Settings
@@ -24,6 +24,7 @@ from tests.support.pulls import config_of
 SUBCOMMANDS = [
     *COMMANDS,
     *(f"cache {name}" for name in cache.SUBCOMMANDS),
+    *(f"instance {name}" for name in instance.SUBCOMMANDS),
     *(f"registry {name}" for name in registry.SUBCOMMANDS),
     *(f"sif {name}" for name in sif.SUBCOMMANDS),
 ]

@@ -4,7 +4,7 @@ import pytest
 
 from hpcc.runtime import plan
 from hpcc.runtime.environment import RunConfig
-from hpcc.runtime.plan import BindMount, Layer, Mount, describe, plan_container
+from hpcc.runtime.plan import BindMount, Layer, Mount, describe, plan_container, plan_instance, plan_join
 from hpcc.runtime.spec import Caller, Options, container_spec
 
 CONFIG = RunConfig()
@@ -71,3 +71,23 @@ def test_plans_are_values() -> None:
     for op in make(compat=True):
         assert describe(op).startswith(type(op).__name__) and "\n" not in describe(op)
     assert "Execute true, " in describe(make()[-1])
+
+
+def test_instances_have_process_1_and_a_name() -> None:
+    caller = Caller(1000, 1000, "alice", "/home/alice", "/home/alice", 0o022, {})
+    for options in (Options(), Options(compat=True, no_init=True)):
+        spec = container_spec("docker://i", "/i.sif", CONFIG, options, "run", ("a",), caller)
+        run, start = plan_instance(spec, "web", None), plan_instance(spec, "web", ("b",))
+        for ops in (run, start):
+            assert ops[1] == plan.Unshare(("pid", "ipc"), "", True) and Mount("proc", "/proc") in ops
+            assert ("APPTAINER_INSTANCE", "web") in ops[-1].environment  # type: ignore[union-attr]
+        assert run[:-1] == start[:-1] and isinstance(run[-1], plan.Execute)
+        assert start[-1].arguments == ("b",) and "startscript b, " in describe(start[-1])  # type: ignore[union-attr]
+
+
+def test_joining_does_what_comes_after_pivot() -> None:
+    caller = Caller(1000, 1000, "alice", "/home/alice", "/work", 0o027, {})
+    spec = container_spec("docker://i", "/i.sif", CONFIG, Options(), "exec", ("true",), caller)
+    ops = plan_join(spec, "web", 17)
+    assert [type(op).__name__ for op in ops] == ["Join", "ChangeDirectory", "DropPrivileges", "Execute"]
+    assert ops[0] == plan.Join("web", 17) and ops[1] == plan.ChangeDirectory(("/work", "/home/alice", "/"))

@@ -1,0 +1,41 @@
+"""hpcc exec, run, shell of instance://NAME."""
+
+from hpcc.cli import say
+from hpcc.cli.arguments import Arguments
+from hpcc.runtime.enter import caller
+from hpcc.runtime.join import join_instance
+from hpcc.runtime.plan import describe, plan_join
+from hpcc.runtime.register import Register
+from hpcc.runtime.spec import Options, container_spec
+from hpcc.settings import Settings
+
+_DECIDED = (
+    "backend", "bind", "compat", "contain", "containall", "device", "fakeroot", "home", "hostname", "ipc", "mount",
+    "net", "network", "no_home", "no_mount", "nv", "nvccli", "overlay", "pid", "rocm", "scratch", "userns", "uts",
+    "workdir", "writable", "writable_tmpfs",
+)  # fmt: skip
+
+
+def run_inside(command: str, arguments: Arguments, options: Options) -> int:
+    """Do `command`, one of exec, run and shell, in the instance that the first argument names; the status."""
+    uri, *rest = arguments.positional
+    name = uri.removeprefix("instance://")
+    settings = Settings.from_environ()
+    register = Register.of_caller(settings.environ)
+    instance = register.find(name)
+    late = [f"--{key.replace('_', '-')}" for key in _DECIDED if arguments.options.get(key)]
+    if late and not arguments.quiet and not arguments.silent:
+        say("WARNING", f"{', '.join(late)}: what an instance mounts was decided when it started")
+    user = caller(settings)._replace(home=instance.home)
+    # Of the options only those count that say how a command runs.
+    options = Options(
+        env=options.env, pwd=options.pwd, cleanenv=options.cleanenv, no_umask=options.no_umask, shell=options.shell,
+        job_env=options.job_env, contain=options.contain, containall=options.containall, compat=options.compat,
+    )  # fmt: skip
+    container = container_spec(instance.image, instance.path, instance.config, options, command, tuple(rest), user)
+    ops = plan_join(container, name, instance.pid)
+    if arguments.dry_run:
+        for op in ops:
+            print(describe(op))
+        return 0
+    return join_instance(instance, register, ops, settings)

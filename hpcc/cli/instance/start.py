@@ -1,0 +1,87 @@
+"""hpcc instance start, hpcc instance run: the options of exec, and what stays behind."""
+
+import os
+
+from hpcc.cli import inform
+from hpcc.cli.arguments import Command, Option, parse, usage_error, with_variables
+from hpcc.cli.run import COMMANDS, runtime_options, wanted_devices
+from hpcc.cli.source import chosen_platform, source_settings
+from hpcc.cli.terminal import terminal
+from hpcc.errors import CacheError, place_hint
+from hpcc.image import note_use, open_image
+from hpcc.runtime.detach import start_instance
+from hpcc.runtime.enter import caller
+from hpcc.runtime.instance import Instance
+from hpcc.runtime.plan import describe, plan_instance
+from hpcc.runtime.register import Register
+from hpcc.runtime.spec import container_spec
+from hpcc.throwaway import cache_for
+
+_OPTIONS = (
+    *COMMANDS["exec"].options,
+    Option(("--pid-file",), "write the pid of the instance's process 1 into this file", "FILE"),
+)
+START = Command(
+    "instance start [OPTIONS] IMAGE NAME [ARG…]",
+    "Start an instance: a container that stays in the background until it is stopped. It runs the image's startscript "
+    "with the arguments, if it has one. PID namespace and process 1 are its own.",
+    _OPTIONS,
+    "hpcc instance start --bind /data image.sif web\nhpcc exec instance://web sh -c 'echo $PPID'",
+    stops=True,
+)
+RUN = Command(
+    "instance run [OPTIONS] IMAGE NAME [ARG…]",
+    "Start an instance that runs what the image is made to run: its ENTRYPOINT with the arguments, or its CMD.",
+    _OPTIONS,
+    "hpcc instance run docker://postgres:17 db",
+    stops=True,
+)
+
+
+def main(argv: list[str]) -> int:
+    return _start(START, "start", argv)
+
+
+def run(argv: list[str]) -> int:
+    return _start(RUN, "run", argv)
+
+
+def _start(command: Command, verb: str, argv: list[str]) -> int:
+    arguments = with_variables(parse(command, argv), os.environ)
+    if len(arguments.positional) < 2:
+        raise usage_error(command, "an image and a name for the instance are needed")
+    uri, name, *rest = arguments.positional
+    settings = source_settings(arguments, uri)
+    register = Register.of_caller(settings.environ)
+    register.refuse_taken(name)
+    with cache_for(settings) as effective:
+        image = open_image(uri, effective, arch=chosen_platform(arguments), progress=terminal(arguments))
+    words = tuple(rest)
+    container = container_spec(
+        image.name,
+        image.path,
+        image.config,
+        runtime_options(arguments)._replace(devices=wanted_devices(arguments, settings)),
+        verb,
+        words,
+        caller(settings),
+        settings.bind_paths,
+    )
+    ops = plan_instance(container, name, words if verb == "start" else None)
+    if arguments.dry_run:
+        print(f"Image {image.path}")
+        for op in ops:
+            print(describe(op))
+        return 0
+    if not settings.disable_cache:
+        note_use(image)
+    record = Instance(name, image.name, image.path, image.config, container.home)
+    started = start_instance(record, register, ops, image.rootfs, settings, as_user=arguments.userns)
+    if arguments.pid_file is not None:
+        try:
+            with open(arguments.pid_file, "w", encoding="ascii") as file:
+                file.write(f"{started.pid}\n")
+        except OSError as error:
+            raise CacheError(f"{arguments.pid_file}: {error.strerror}", hint=place_hint(error)) from None
+    inform(arguments, "instance started successfully")
+    return 0
