@@ -278,7 +278,9 @@ def read_pack(read_at: Callable[[int, int], bytes], size: int, name: str) -> Pac
         plain = inflater.decompress(index, MAX_INDEX)
         if inflater.unconsumed_tail:
             raise InvalidImage(f"pack {name} has an index beyond {MAX_INDEX} bytes")
-        pack = _decode(json.loads(plain), start)
+        value = json.loads(plain)
+        del plain, index  # of many files they are large, and what follows is larger
+        pack = _decode(value, start)
     except (zlib.error, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise InvalidImage(f"pack {name} is damaged: {error}") from None
     if pack.name != name:
@@ -350,14 +352,14 @@ def _decode(value: Any, end: int) -> Pack:
         ):
             raise ValueError("a file outside its fragment")
         files.append(Placement(size, start, tuple(words), fragment, offset, sparse))
-    entries = []
-    for path, kind, mode, uid, gid, mtime, xattrs, target, (major, minor), at in value["entries"]:
+    entries = value["entries"]  # each row gives its place to what it says
+    for number, (path, kind, mode, uid, gid, mtime, xattrs, target, (major, minor), at) in enumerate(entries):
         pairs = tuple((k.encode("latin-1"), v.encode("latin-1")) for k, v in xattrs)
         data = None if at is None else files[at]
         if (kind == fstree.REGULAR) != (at is not None):
             raise ValueError("a file without data, or data of what is no file")
         known = (path.encode("latin-1"), kind, mode, uid, gid, mtime, pairs, target.encode("latin-1"), (major, minor))
-        entries.append(layer.Entry._make((*known, data)))
+        entries[number] = layer.Entry._make((*known, data))
     return Pack(str(value["name"]), tuple(entries), fragments)
 
 

@@ -9,6 +9,7 @@ from hpcc.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from hpcc.settings import Settings
 
@@ -27,31 +28,48 @@ def cache_for(settings: Settings) -> Iterator[Settings]:
     import signal
     import tempfile
 
-    def leave(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
+    # Python runs handlers in the main thread whatever other threads have masked, so it is the handler that waits.
+    held, came = True, 0
 
-    endings = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, endings)  # between the directory and its `try` lies an instant
-    ending = [number for number in endings[1:] if signal.getsignal(number) is signal.SIG_DFL]
-    for number in ending:
+    def leave(number: int, _: object) -> None:
+        nonlocal came
+        came = number
+        if not held:
+            end()
+
+    def end() -> None:
+        if came:
+            raise KeyboardInterrupt if came == signal.SIGINT else SystemExit(128 + came)
+
+    defaults: dict[int, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    ours = [number for number, default in defaults.items() if signal.getsignal(number) is default]
+    for number in ours:
         signal.signal(number, leave)
     try:
         directory = tempfile.mkdtemp(prefix="hpcc-")
         try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            yield settings.replace(
-                cache_dir=os.path.join(directory, "cache"),
-                private_dir=os.path.join(directory, "private"),
-                keep_blobs=False,
-                keep_packs=False,
-            )
+            try:
+                held = False
+                end()
+                yield settings.replace(
+                    cache_dir=os.path.join(directory, "cache"),
+                    private_dir=os.path.join(directory, "private"),
+                    keep_blobs=False,
+                    keep_packs=False,
+                )
+            finally:
+                held = True
         finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, endings)
+            held = True  # also where the signal came between the block and the line above
             _remove(directory)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # one that came meanwhile still says how this ended
-        for number in ending:
-            signal.signal(number, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, defaults[number])
+    end()
 
 
 def _remove(directory: str) -> None:

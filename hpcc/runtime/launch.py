@@ -13,11 +13,12 @@ import errno
 import os
 import stat
 
-from hpcc.errors import CommandNotFound, HpccError, RuntimeUnavailable, UsageError
+from hpcc.errors import RuntimeUnavailable, UsageError
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime import plan
 from hpcc.runtime.host import Host, enter_user_namespace
+from hpcc.runtime.payload import become, restore_signals, some_shell
 from hpcc.runtime.rootfs import RDONLY, Rootfs, Rung, bind, remount
 from hpcc.runtime.stage import make_points, resolve
 from hpcc.runtime.underlay import build_underlay
@@ -349,15 +350,15 @@ class Launcher:
         environment = dict(op.environment)
         argv = op.argv
         if not argv or not argv[0]:
-            argv = _shell(argv[1:])
+            argv = some_shell(argv[1:])
             environment["SHELL"] = argv[0]
         environment["PWD"] = os.getcwd()
-        _restore_signals()
+        restore_signals()
         if op.script:
             argv = ("/bin/sh", "-c", op.script, "hpcc", *argv)
         if self._release_signals is not None:
             self._release_signals()
-        _become(argv, environment)
+        become(argv, environment)
 
     def _startscript(self, op: plan.Startscript) -> None:
         try:
@@ -411,49 +412,3 @@ def _group(gid: int) -> str:
     except KeyError:
         name = f"group{gid}"
     return f"{name}:x:{gid}:"
-
-
-def _restore_signals() -> None:
-    """Python ignores SIGPIPE and SIGXFSZ, and exec would hand that on: `… | head` must end the payload."""
-    import _signal  # type: ignore[import-not-found]  # `signal` would build an enum, 2 ms
-
-    for name in ("SIGPIPE", "SIGXFSZ"):
-        _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
-
-
-def _shell(arguments: tuple[str, ...]) -> tuple[str, ...]:
-    if os.access("/bin/bash", os.X_OK):
-        return ("/bin/bash", "--norc", *arguments)
-    return ("/bin/sh", *arguments)
-
-
-def _become(argv: tuple[str, ...], environment: dict[str, str]) -> None:
-    """execvpe in the container, by the container's PATH; CommandNotFound says why it is not possible."""
-    name = argv[0]
-    directories = [""] if "/" in name else environment.get("PATH", "").split(":")
-    denied: OSError | None = None
-    for directory in directories:
-        path = f"{directory or '.'}/{name}" if "/" not in name else name
-        try:
-            os.execve(path, argv, environment)
-        except OSError as error:
-            if error.errno == errno.ENOEXEC:  # a script without #!, which execvp hands to the shell as well
-                _become_script(path, argv, environment)
-            if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.lexists(path):
-                continue
-            denied = denied or error
-    if denied is None:
-        raise CommandNotFound(
-            f'"{name}": not found in the image'
-            + ("" if "/" in name else f", whose PATH is {environment.get('PATH', '')}"),
-            hint="`hpcc exec IMAGE ls /bin` shows what is there; `hpcc inspect` what the image is meant to run.",
-        )
-    why = "its interpreter or loader is missing" if denied.errno == errno.ENOENT else denied.strerror
-    raise CommandNotFound(f'"{name}": cannot be executed in the image: {why}', hint="Is it for another architecture?")
-
-
-def _become_script(path: str, argv: tuple[str, ...], environment: dict[str, str]) -> None:
-    try:
-        os.execve("/bin/sh", ("/bin/sh", path, *argv[1:]), environment)
-    except OSError as error:
-        raise HpccError(f"{path} is a script, but /bin/sh cannot run it: {error.strerror}") from None

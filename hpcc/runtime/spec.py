@@ -41,6 +41,7 @@ _SYSTEM_DIRECTORIES = frozenset(
     )
 )
 _HOST_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/localtime")
+MOST_HOSTNAME = 64  # as Linux, HOST_NAME_MAX
 NO_MOUNT = ("proc", "sys", "dev", "devpts", "home", "tmp", "hostfs", "cwd", "bind-paths")
 """What --no-mount leaves out by name; it takes destinations of the site's bind paths and of host files as well."""
 
@@ -188,6 +189,8 @@ def container_spec(
         binds=options.binds,
         devices=options.devices.env,
     )
+    if len((options.hostname or "").encode()) > MOST_HOSTNAME:
+        raise UsageError(f"--hostname {options.hostname!r}: at most {MOST_HOSTNAME} bytes are possible")
     asked = {"pid": options.pid, "ipc": options.ipc, "net": options.net}
     namespaces = [name for name, given in asked.items() if given or (containall and name != "net")]
     if options.uts or options.hostname:

@@ -53,6 +53,8 @@ def test_net_has_a_loopback_that_is_up(hpcc: Hpcc, image: Images) -> None:  # no
 def test_hostname(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
     assert hpcc.out(image.main, "cat /proc/sys/kernel/hostname", "--hostname", "box") == "box\n"
     assert Path("/proc/sys/kernel/hostname").read_text() != "box\n"
+    done = hpcc("exec", "--hostname", "x" * 65, image.main, "true")
+    assert done.returncode == 255 and "--hostname" in done.stderr and "64" in done.stderr
 
 
 def test_userns(hpcc: Hpcc, image: Images) -> None:  # noqa: F811

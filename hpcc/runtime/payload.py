@@ -1,0 +1,58 @@
+"""Become the payload: which file that is, by the container's PATH, and what to say where it cannot be.
+
+Used after Pivot, when the host's files are gone: nothing may be imported any more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from hpcc.errors import CommandNotFound, HpccError
+
+
+def restore_signals() -> None:
+    """Python ignores SIGPIPE and SIGXFSZ, and exec would hand that on: `… | head` must end the payload."""
+    import _signal  # type: ignore[import-not-found]  # `signal` would build an enum, 2 ms
+
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        _signal.signal(getattr(_signal, name), _signal.SIG_DFL)
+
+
+def some_shell(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """The argv of bash, without its startup files, where the container has it, else of sh."""
+    if os.access("/bin/bash", os.X_OK):
+        return ("/bin/bash", "--norc", *arguments)
+    return ("/bin/sh", *arguments)
+
+
+def become(argv: tuple[str, ...], environment: dict[str, str]) -> None:
+    """execvpe in the container, by the container's PATH; CommandNotFound says why it is not possible."""
+    name = argv[0]
+    directories = [""] if "/" in name else environment.get("PATH", "").split(":")
+    denied: OSError | None = None
+    for directory in directories:
+        path = f"{directory or '.'}/{name}" if "/" not in name else name
+        try:
+            os.execve(path, argv, environment)
+        except OSError as error:
+            if error.errno == errno.ENOEXEC:  # a script without #!, which execvp hands to the shell as well
+                _become_script(path, argv, environment)
+            if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.lexists(path):
+                continue
+            denied = denied or error
+    if denied is None:
+        raise CommandNotFound(
+            f'"{name}": not found in the image'
+            + ("" if "/" in name else f", whose PATH is {environment.get('PATH', '')}"),
+            hint="`hpcc exec IMAGE ls /bin` shows what is there; `hpcc inspect` what the image is meant to run.",
+        )
+    why = "its interpreter or loader is missing" if denied.errno == errno.ENOENT else denied.strerror
+    raise CommandNotFound(f'"{name}": cannot be executed in the image: {why}', hint="Is it for another architecture?")
+
+
+def _become_script(path: str, argv: tuple[str, ...], environment: dict[str, str]) -> None:
+    try:
+        os.execve("/bin/sh", ("/bin/sh", path, *argv[1:]), environment)
+    except OSError as error:
+        raise HpccError(f"{path} is a script, but /bin/sh cannot run it: {error.strerror}") from None
