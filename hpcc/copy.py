@@ -7,6 +7,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -15,6 +16,7 @@ from hpcc.errors import CacheError, HpccError, InvalidImage, LockTimeout, UsageE
 from hpcc.local import Image
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
+_STEP = 32 << 20  # bytes
 _PATIENCE = 600.0  # seconds for which a file's change waits for another's
 _XATTRS = ("user.", "system.posix_acl_access")  # others, as Lustre's striping, are the new file's own
 
@@ -149,4 +151,11 @@ def _clone_or_copy(source: int, target: int) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise
-        copy_range(source, target, 0, 0, os.fstat(source).st_size)
+        size = os.fstat(source).st_size
+        on_disk = []
+        with ThreadPoolExecutor(1) as disk:  # what is copied begins its way to the disk while the rest is
+            for at in range(0, size, _STEP):
+                copy_range(source, target, at, at, min(_STEP, size - at))
+                on_disk.append(disk.submit(os.fdatasync, target))
+        for each in on_disk:
+            each.result()  # the kernel tells an error once, so a later fsync would not

@@ -101,9 +101,11 @@ def pull(bench: Bench, name: str, tag: str, rounds: int, *, keep: bool = False) 
     for number in range(rounds):
         cache = bench.user.home / ("cache-kept" if keep else f"cache-{name}-{number}")
         ours, theirs = bench.user.home / f"{name}-{tag}.sif", bench.user.home / f"{name}-{tag}-apptainer.sif"
+        os.sync()  # what was written before is not these pulls' affair
         bench.here(f"hpcc {label}", [bench.hpcc, "pull", "--force", ours, uri], HPCC_CACHE_DIR=str(cache))
         caches = {"APPTAINER_CACHEDIR": f"{cache}-apptainer", "SINGULARITY_CACHEDIR": f"{cache}-apptainer"}
         argv = ["apptainer", "--silent", "pull", "--no-https", "--force", theirs, uri]
+        os.sync()
         bench.in_sid(f"apptainer {label}", argv, **caches)
         bench.digests.setdefault(label, set()).add(hashlib.sha256(ours.read_bytes()).hexdigest())
         if not keep:
