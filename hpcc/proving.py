@@ -25,7 +25,7 @@ from hpcc.cache.intake import CHUNK, hashes_to
 from hpcc.cache.layout import Cache
 from hpcc.compressors import BLOCK_SIZE, Compressor, compressor_of
 from hpcc.convert import OpenPack, assemble, convert_layer, pack_name
-from hpcc.errors import CacheError, HpccError, IntegrityError, InvalidImage, InvalidReference
+from hpcc.errors import CacheError, HpccError, IntegrityError, InvalidImage, InvalidReference, UnsupportedImage
 from hpcc.local import open_local, read_json
 from hpcc.oci.config import ImageConfig
 from hpcc.oci.digest import Digest
@@ -34,10 +34,11 @@ from hpcc.origin import MARK, Origin
 from hpcc.pack import STORED_MASK, Pack, read_pack
 from hpcc.records import NamedTuple
 from hpcc.sources.growing import cached_chunks
-from hpcc.squashfs.compression import NAMES, decompressor
+from hpcc.squashfs.compression import NAMES, Decompress, decompressor
 from hpcc.squashfs.reader import open_squashfs
 
 _compressor_of = functools.cache(compressor_of)
+_NUMBERS = {name: number for number, name in NAMES.items()}  # of formats, as converter ids name them
 
 
 class Bench(NamedTuple):
@@ -104,10 +105,22 @@ def _prove_pack(bench: Bench, file: BinaryIO, item: Item) -> str:
             if _make_pack(bench, diff_id, made, compressor) is not None:
                 bench.proven.add(item.path)
                 return "" if _same(fd, made.fileno()) else "its bytes are not those that its layer gives"
-    formats = [number for number, name in NAMES.items() if name in converter.split("-")[1:2]]
-    for number in formats:
-        _read_blocks(fd, pack, decompressor(number))
+    unpack = _decompressor_of(converter)
+    if unpack is not None:
+        _read_blocks(fd, pack, unpack)
     return ""
+
+
+def _decompressor_of(converter: str) -> Decompress | None:
+    """For blocks that this converter made; None for one of a format that there is not.
+
+    OSError where this installation cannot read them, which says nothing against them.
+    """
+    number = _NUMBERS.get(converter.partition("-")[2].partition("-")[0])
+    try:
+        return None if number is None else decompressor(number)
+    except UnsupportedImage as error:
+        raise OSError(errno.EOPNOTSUPP, error.message) from None
 
 
 def _read_pack(fd: int, item: Item) -> Pack:
@@ -177,6 +190,7 @@ def _prove_sif(bench: Bench, file: BinaryIO, item: Item) -> str:
                     return ""
                 bench.doubtful.update(used)
                 return "its bytes are not those that its layers give"
+    _decompressor_of(origin.converter)
     start = image.rootfs.offset
     squashfs = open_squashfs(lambda offset, length: os.pread(fd, length, start + offset), image.rootfs.size)
     for _, inode in squashfs.walk():

@@ -13,10 +13,11 @@ import pytest
 
 from hpcc.cache.layout import Cache
 from hpcc.checking import Report, check_cache, mend_all, select
-from hpcc.errors import ImageNotFound
+from hpcc.errors import ImageNotFound, UnsupportedImage
 from hpcc.layout import write_layout
 from hpcc.lookup import Wanted
 from hpcc.registry.fake import FakeRegistry
+from hpcc.squashfs.compression import LZ4, decompressor
 from tests.support.pulls import LAYERS, NAME, Told, config_of, files_below, pull, settings_of, tar_layer
 from tests.support.pulls import uri_of as uri
 
@@ -259,3 +260,25 @@ def test_odd_packs_are_findings(filled: FakeRegistry, hpcc_env: Path, name: str)
 
 def test_an_empty_cache(hpcc_env: Path) -> None:
     assert check(hpcc_env) == Report(str(hpcc_env / "cache"), 0, 0, ())
+
+
+def test_what_this_installation_cannot_read_is_not_damaged(
+    filled: FakeRegistry, hpcc_env: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that another node made with a compressor that is not installed here stays, and `--repair` spares it."""
+    pull(filled, hpcc_env, tag="2", HPCC_COMPRESSION="lz4")
+    before = files_below(hpcc_env / "cache")
+    assert check(hpcc_env).findings == ()
+
+    def absent(number: int) -> Any:
+        if number == LZ4:
+            raise UnsupportedImage("lz4 is not installed")
+        return decompressor(number)
+
+    monkeypatch.setattr("hpcc.proving.decompressor", absent)
+    monkeypatch.setattr("hpcc.proving._compressor_of", lambda converter: None)
+    report = check(hpcc_env)
+    assert {(each.kind, each.damaged) for each in report.findings} == {("pack", False), ("sif", False)}
+    assert all("lz4 is not installed" in each.said for each in report.findings)
+    assert len(mend_all(Cache(str(hpcc_env / "cache")), report.findings)) == len(report.findings)
+    assert files_below(hpcc_env / "cache") == before
