@@ -94,7 +94,7 @@ def changed_file(path: str) -> Iterator[BinaryIO]:
 def _open_alone(path: str) -> int:
     """The file, locked if that is possible here."""
     deadline = time.monotonic() + _PATIENCE
-    while True:
+    while time.monotonic() < deadline:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -107,9 +107,6 @@ def _open_alone(path: str) -> int:
             if _identity(os.fstat(fd)) == _identity(os.stat(path)):
                 return fd
         except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(fd)
-                raise LockTimeout(f"somebody else is changing {path}", hint="Try again later.") from None
             time.sleep(0.05)
         except FileNotFoundError:
             pass  # the next open says so
@@ -118,7 +115,8 @@ def _open_alone(path: str) -> int:
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)  # it is not what stands under the name any more
+        os.close(fd)  # another's, or not what stands under the name any more
+    raise LockTimeout(f"somebody else is changing {path}", hint="Try again later.")
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

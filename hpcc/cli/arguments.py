@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from hpcc.errors import UsageError
 from hpcc.records import TYPE_CHECKING, NamedTuple
-from hpcc.settings import KEYS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
 
@@ -38,18 +37,6 @@ class Command(NamedTuple):
     example: str
     stops: bool = False
 
-
-_PREFIXES = ("HPCC_", "APPTAINER_", "SINGULARITY_")
-_VARIABLES = {
-    **{name.upper(): name for name in (
-        "add_caps", "cleanenv", "compat", "contain", "containall", "drop_caps", "env_file", "fakeroot", "home",
-        "hostname", "job_env", "keep_privs", "mount", "network", "no_home", "no_init", "no_mount", "no_privs",
-        "no_umask", "overlay", "scratch", "userns", "workdir", "writable", "writable_tmpfs",
-    )},
-    "CWD": "pwd", "OVERLAYIMAGE": "overlay", "SCRATCHDIR": "scratch", "TARGET_PWD": "pwd",
-    "UNSHARE_IPC": "ipc", "UNSHARE_NET": "net", "UNSHARE_PID": "pid", "UNSHARE_UTS": "uts", "WORKDIR": "workdir",
-}  # fmt: skip
-"""Apptainer's variables -> keys of options."""
 
 GLOBAL = (
     Option(("-q", "--quiet"), "say only what went wrong"),
@@ -122,29 +109,6 @@ def parse(command: Command, argv: Sequence[str]) -> Arguments:
         print(help_text(command))
         raise SystemExit(0)
     return Arguments(values, positional)
-
-
-def with_variables(arguments: Arguments, environ: Mapping[str, str]) -> Arguments:
-    """With what HPCC_, APPTAINER_ or SINGULARITY_ variables, in this order, say of options that are not given.
-
-    They are those of Apptainer's run, exec and shell; --bind, --home and --pwd have other ways, or may be many.
-    """
-    options = dict(arguments.options)
-    for variable, key in _VARIABLES.items():
-        if options.get(key):
-            continue
-        # HPCC_WRITABLE and its like are settings.
-        prefixes = _PREFIXES[1:] if variable.lower() in KEYS else _PREFIXES
-        value = next((environ[name] for each in prefixes if environ.get(name := each + variable)), "")
-        if not value or key not in options:
-            continue
-        if isinstance(options[key], list):
-            options[key] = [value]
-        elif isinstance(options[key], bool):
-            options[key] = value.lower() not in ("0", "false", "no")
-        else:
-            options[key] = value
-    return arguments._replace(options=options)
 
 
 def usage_error(command: Command, message: str) -> UsageError:

@@ -3,10 +3,9 @@
 import os
 
 from hpcc.cli.arguments import Command, Option, parse, usage_error
-from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, source_settings
+from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, parsed, source_settings
 from hpcc.cli.terminal import terminal
 from hpcc.errors import CacheError, UsageError
-from hpcc.settings import KEYS
 from hpcc.sitepath import load_site_packages
 
 COMMAND = Command(
@@ -59,10 +58,7 @@ def main(name: str, argv: list[str]) -> int:
         raise CacheError(f"{os.path.dirname(target)} is no directory", hint="Make it first.")
     settings = source_settings(arguments, uri)
     if arguments.compression is not None:
-        try:
-            settings = settings.replace(compression=KEYS["compression"].parse(arguments.compression))
-        except ValueError as error:
-            raise UsageError(f"--compression {arguments.compression!r}: {error}") from None
+        settings = settings.replace(compression=parsed("compression", "--compression", arguments.compression))
     progress = terminal(arguments)
     with cache_for(settings) as effective:
         wanted = Wanted.parse(uri, effective, arch=chosen_platform(arguments), progress=progress)

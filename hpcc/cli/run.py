@@ -3,16 +3,22 @@
 import os
 
 from hpcc.cli import say
-from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error, with_variables
-from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, source_settings
+from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
+from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, parsed, source_settings
 from hpcc.cli.terminal import terminal
 from hpcc.errors import RuntimeUnavailable, UsageError
 from hpcc.image import note_use, open_image
+from hpcc.records import TYPE_CHECKING
 from hpcc.runtime.enter import caller, can_mount, start
-from hpcc.runtime.plan import describe, plan_container
-from hpcc.runtime.spec import NO_MOUNT, Devices, Options, container_spec
-from hpcc.settings import Settings
+from hpcc.runtime.plan import Op, describe, plan_container
+from hpcc.runtime.spec import NO_MOUNT, Container, Devices, Options, container_spec
+from hpcc.settings import KEYS, Settings
 from hpcc.throwaway import cache_for
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hpcc.local import Image
 
 _OPTIONS = (
     Option(("-B", "--bind"), "bind a host path into the container; several by commas", "SRC[:DEST[:ro]]", many=True),
@@ -83,6 +89,19 @@ COMMANDS = {
 }
 
 
+_PREFIXES = ("HPCC_", "APPTAINER_", "SINGULARITY_")
+_VARIABLES = {
+    **{name.upper(): name for name in (
+        "add_caps", "cleanenv", "compat", "contain", "containall", "drop_caps", "env_file", "fakeroot", "home",
+        "hostname", "job_env", "keep_privs", "mount", "network", "no_home", "no_init", "no_mount", "no_privs",
+        "no_umask", "overlay", "scratch", "userns", "workdir", "writable", "writable_tmpfs",
+    )},
+    "CWD": "pwd", "OVERLAYIMAGE": "overlay", "SCRATCHDIR": "scratch", "TARGET_PWD": "pwd",
+    "UNSHARE_IPC": "ipc", "UNSHARE_NET": "net", "UNSHARE_PID": "pid", "UNSHARE_UTS": "uts",
+}  # fmt: skip
+"""Apptainer's variables -> keys of options."""
+
+
 def main(name: str, argv: list[str]) -> int:
     command = COMMANDS[name]
     arguments = with_variables(parse(command, argv), os.environ)
@@ -97,31 +116,16 @@ def main(name: str, argv: list[str]) -> int:
         return run_inside(name, arguments, runtime_options(arguments))
     settings = source_settings(arguments, uri)
     if arguments.backend is not None:
-        if arguments.backend not in ("auto", "native", "apptainer"):
-            raise UsageError(
-                f"--backend {arguments.backend!r}: there is no such backend", hint="auto, native, apptainer."
-            )
-        settings = settings.replace(backend=arguments.backend)
+        settings = settings.replace(backend=parsed("backend", "--backend", arguments.backend))
     with cache_for(settings) as effective:
         image = open_image(uri, effective, arch=chosen_platform(arguments), progress=terminal(arguments))
-    user = caller(settings)
     if image.config.user and (arguments.verbose or arguments.debug):
-        say("INFO", f"The image says USER {image.config.user!r}; the container runs as its caller, {user.user}.")
-    container = container_spec(
-        image.name,
-        image.path,
-        image.config,
-        runtime_options(arguments)._replace(devices=wanted_devices(arguments, settings)),
-        name,
-        tuple(rest),
-        user,
-        settings.bind_paths,
-    )
-    ops = plan_container(container)
+        user = caller(settings).user
+        say("INFO", f"The image says USER {image.config.user!r}; the container runs as its caller, {user}.")
+    ops = plan_container(wanted_container(name, arguments, image, tuple(rest), settings))
     if arguments.dry_run:
         print(f"Image {image.path}")
-        for op in ops:
-            print(describe(op))
+        show_plan(ops)
         return 0
     if not settings.disable_cache:
         note_use(image)
@@ -136,13 +140,49 @@ def main(name: str, argv: list[str]) -> int:
     return hand_over(name, command, arguments, image.path, rest, settings)
 
 
+def with_variables(arguments: Arguments, environ: "Mapping[str, str]") -> Arguments:
+    """With what HPCC_, APPTAINER_ or SINGULARITY_ variables, in this order, say of options that are not given."""
+    options = dict(arguments.options)
+    for variable, key in _VARIABLES.items():
+        if options.get(key):
+            continue
+        # HPCC_WRITABLE and its like are settings.
+        prefixes = _PREFIXES[1:] if variable.lower() in KEYS else _PREFIXES
+        value = next((environ[name] for each in prefixes if environ.get(name := each + variable)), "")
+        if not value or key not in options:
+            continue
+        if isinstance(options[key], list):
+            options[key] = [value]
+        elif isinstance(options[key], bool):
+            options[key] = value.lower() not in ("0", "false", "no")
+        else:
+            options[key] = value
+    return arguments._replace(options=options)
+
+
 def _has_apptainer(settings: Settings) -> bool:
     from hpcc.cli.shim import real_apptainer
 
     return bool(real_apptainer(settings.environ))
 
 
-def wanted_devices(arguments: Arguments, settings: Settings) -> Devices:
+def wanted_container(
+    command: str, arguments: Arguments, image: "Image", words: tuple[str, ...], settings: Settings
+) -> Container:
+    """What the options, the image and the caller make together; `words` follow the image. Warns of missing devices."""
+    options = runtime_options(arguments)._replace(devices=_devices(arguments, settings))
+    return container_spec(
+        image.name, image.path, image.config, options, command, words, caller(settings), settings.bind_paths
+    )
+
+
+def show_plan(ops: tuple[Op, ...]) -> None:
+    """What --dry-run prints: an operation a line."""
+    for op in ops:
+        print(describe(op))
+
+
+def _devices(arguments: Arguments, settings: Settings) -> Devices:
     """What --nv, --rocm and --device mean on this host. Warns."""
     nv, rocm = arguments.nv or arguments.nvccli or settings.nv, arguments.rocm or settings.rocm
     wanted = [name for item in arguments.device for name in item.split(",") if name]

@@ -6,7 +6,7 @@ A script finds hpcc by an absolute path, so that a job with another PATH finds i
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.errors import CacheError, UsageError
@@ -42,7 +42,7 @@ def main(name: str, argv: list[str]) -> int:
             raise UsageError(f"there is no stand-in in {directory}", hint="First: hpcc shim enable")
         print(f"PATH='{directory}':\"$PATH\"; export PATH")
     else:
-        first = {name: _which(name) for name in NAMES}
+        first = {name: next(_on_path(name, os.environ), "") for name in NAMES}
         print(f"{directory}: {'enabled' if is_enabled(directory) else 'not enabled'}")
         for name, path in first.items():
             print(f"{name} on PATH: {path or 'none'}{' (hpcc)' if path and _is_ours(path) else ''}")
@@ -93,20 +93,15 @@ exec {" ".join(map(_quote, program()))} "$@"
 
 def real_apptainer(environ: Mapping[str, str]) -> str:
     """The first apptainer, else singularity, on PATH that is no stand-in of hpcc's; "" for none."""
-    for name in NAMES:
-        for directory in environ.get("PATH", "").split(":"):
-            path = os.path.join(directory, name)
-            if directory.startswith("/") and os.access(path, os.X_OK) and not _is_ours(path):
-                return path
-    return ""
+    return next((path for name in NAMES for path in _on_path(name, environ) if not _is_ours(path)), "")
 
 
-def _which(name: str) -> str:
-    for directory in os.environ.get("PATH", "").split(":"):
+def _on_path(name: str, environ: Mapping[str, str]) -> Iterator[str]:
+    """Each program of that name, the first one first."""
+    for directory in environ.get("PATH", "").split(":"):
         path = os.path.join(directory, name)
         if directory.startswith("/") and os.access(path, os.X_OK):
-            return path
-    return ""
+            yield path
 
 
 def _is_ours(path: str) -> bool:

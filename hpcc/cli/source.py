@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from hpcc.cli.arguments import Arguments, Option
 from hpcc.errors import UsageError
-from hpcc.settings import Settings
+from hpcc.records import TYPE_CHECKING
+from hpcc.settings import KEYS, Settings
+
+if TYPE_CHECKING:
+    from typing import Any
 
 SOURCE_OPTIONS = (
     Option(("--arch",), "the image for this architecture, such as arm64", "ARCH"),
@@ -17,6 +21,14 @@ SOURCE_OPTIONS = (
     Option(("--docker-login",), "ask for a registry account, for this command alone"),
     Option(("--no-https", "--nohttps"), "talk plain http to the registry"),
 )
+
+
+def parsed(key: str, option: str, text: str) -> Any:
+    """The value of the setting `key`, as `option` gives it. UsageError names the option and what belongs there."""
+    try:
+        return KEYS[key].parse(text)
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"{option} {text!r}: {error}") from None
 
 
 def source_settings(arguments: Arguments, uri: str) -> Settings:

@@ -106,10 +106,11 @@ def start(
     writable = bool({"tmpfs", "overlay"} & set(layers))
     stage = node_directory(settings, "stage")
     host = known_host(settings, settings.node_dir)
-    if as_user or any(isinstance(op, plan.DropPrivileges) and op.fakeroot for op in ops):
+    as_root = any(isinstance(op, plan.DropPrivileges) and op.fakeroot for op in ops)
+    if as_user or as_root:
         host = host._replace(root=False, loop=False, mounts=host.user_namespaces)
     fakeroot, uid, gid = "", os.getuid(), os.getgid()
-    if any(isinstance(op, plan.DropPrivileges) and op.fakeroot for op in ops):
+    if as_root:
         fakeroot, uid, gid = _become_root(settings), 0, 0
         keep_mounted = False
     rung = choose_rung(
@@ -149,20 +150,11 @@ def _become_root(settings: Settings) -> str:
     from hpcc.runtime.subids import enter_as_root, find_subids
 
     try:
-        return "ids" if enter_as_root(find_subids(_name(os.getuid()), os.getuid(), settings)) else "alone"
+        return "ids" if enter_as_root(find_subids(caller(settings).user, os.getuid(), settings)) else "alone"
     except OSError as error:
         raise RuntimeUnavailable(
             f"--fakeroot: this host allows no user namespace: {error.strerror}", hint="`hpcc doctor` tells more."
         ) from None
-
-
-def _name(uid: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return ""
 
 
 def _join(image: Rootfs, rung: Rung, host: Host, settings: Settings, enter: Callable[[], None]) -> bool:

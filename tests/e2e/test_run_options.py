@@ -124,9 +124,9 @@ def test_scratch_is_discarded(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
     for _ in range(2):
         out = hpcc.out(
             image.main,
-            "ls -A /scratch /opt/work/x; echo x > /scratch/a; echo y > /opt/work/x/b",
+            "ls -A /scratch /opt/deep/x; echo x > /scratch/a; echo y > /opt/deep/x/b",
             "-S",
-            "/scratch,/opt/work/x",
+            "/scratch,/opt/deep/x",
         )
         assert [line for line in out.split() if not line.endswith(":")] == []
     done = hpcc("exec", "-S", "relative", image.main, "true")

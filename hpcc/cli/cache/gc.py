@@ -7,7 +7,6 @@ from hpcc.cli import say
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.cache.items import own_tiers, size_text, user_name
 from hpcc.cli.terminal import terminal
-from hpcc.errors import UsageError
 from hpcc.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,17 +68,11 @@ def main(argv: list[str]) -> int:
 
 
 def _chosen(arguments: Arguments, settings: "Settings") -> "Settings":
-    from hpcc.settings import KEYS
+    from hpcc.cli.source import parsed
 
-    chosen = {}
     options = (("gc_days", "--days", arguments.days), ("gc_size", "--max-size", arguments.max_size),
                ("gc_grace", "--grace", arguments.grace))  # fmt: skip
-    for name, option, text in options:
-        if text is not None:
-            try:
-                chosen[name] = KEYS[name].parse(text)
-            except (ValueError, OverflowError) as error:
-                raise UsageError(f"{option} {text!r}: {error}") from None
+    chosen = {name: parsed(name, option, text) for name, option, text in options if text is not None}
     return settings.replace(**chosen) if chosen else settings
 
 

@@ -2,9 +2,10 @@
 
 from hpcc.cli import say
 from hpcc.cli.arguments import Arguments
+from hpcc.cli.run import show_plan
 from hpcc.runtime.enter import caller
 from hpcc.runtime.join import join_instance
-from hpcc.runtime.plan import describe, plan_join
+from hpcc.runtime.plan import plan_join
 from hpcc.runtime.register import Register
 from hpcc.runtime.spec import Options, container_spec
 from hpcc.settings import Settings
@@ -35,7 +36,6 @@ def run_inside(command: str, arguments: Arguments, options: Options) -> int:
     container = container_spec(instance.image, instance.path, instance.config, options, command, tuple(rest), user)
     ops = plan_join(container, name, instance.pid)
     if arguments.dry_run:
-        for op in ops:
-            print(describe(op))
+        show_plan(ops)
         return 0
     return join_instance(instance, register, ops, settings)

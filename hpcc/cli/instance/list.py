@@ -3,10 +3,10 @@
 import glob
 import json
 import os
-import pwd
 import time
 
 from hpcc.cli.arguments import Command, Option, parse, usage_error
+from hpcc.cli.cache.items import user_name
 from hpcc.cli.instance.naming import USER, chosen_register, table
 from hpcc.runtime.hold import Holder, holders
 from hpcc.runtime.instance import Instance
@@ -90,14 +90,7 @@ def _held(user: str | None) -> list[tuple[str, Holder]]:
             uid = os.lstat(place).st_uid
         except OSError:
             continue
-        name = _user_name(uid)
+        name = user_name(uid)
         if user is None or name == user:
             found += [(name, holder) for holder in holders(os.path.join(place, "held"))]
     return found
-
-
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

@@ -3,18 +3,16 @@
 import os
 
 from hpcc.cli import inform
-from hpcc.cli.arguments import Command, Option, parse, usage_error, with_variables
-from hpcc.cli.run import COMMANDS, runtime_options, wanted_devices
+from hpcc.cli.arguments import Command, Option, parse, usage_error
+from hpcc.cli.run import COMMANDS, show_plan, wanted_container, with_variables
 from hpcc.cli.source import chosen_platform, source_settings
 from hpcc.cli.terminal import terminal
 from hpcc.errors import CacheError, place_hint
 from hpcc.image import note_use, open_image
 from hpcc.runtime.detach import start_instance
-from hpcc.runtime.enter import caller
 from hpcc.runtime.instance import Instance
-from hpcc.runtime.plan import describe, plan_instance
+from hpcc.runtime.plan import plan_instance
 from hpcc.runtime.register import Register
-from hpcc.runtime.spec import container_spec
 from hpcc.throwaway import cache_for
 
 _OPTIONS = (
@@ -57,21 +55,11 @@ def _start(command: Command, verb: str, argv: list[str]) -> int:
     with cache_for(settings) as effective:
         image = open_image(uri, effective, arch=chosen_platform(arguments), progress=terminal(arguments))
     words = tuple(rest)
-    container = container_spec(
-        image.name,
-        image.path,
-        image.config,
-        runtime_options(arguments)._replace(devices=wanted_devices(arguments, settings)),
-        verb,
-        words,
-        caller(settings),
-        settings.bind_paths,
-    )
+    container = wanted_container(verb, arguments, image, words, settings)
     ops = plan_instance(container, name, words if verb == "start" else None)
     if arguments.dry_run:
         print(f"Image {image.path}")
-        for op in ops:
-            print(describe(op))
+        show_plan(ops)
         return 0
     if not settings.disable_cache:
         note_use(image)
