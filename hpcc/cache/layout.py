@@ -165,8 +165,8 @@ class Cache:
         """Give a temporary of `temporary` its name. Atomic. Returns the name that it got.
 
         An object that is there already and trusted stays, except one's own, which is replaced. A name that is
-        taken by somebody who is not trusted, or with `beside`: a slot of one's own beside it. A temporary, or a
-        directory, that somebody removed meanwhile, as scratch filesystems are purged, is made again.
+        taken by somebody who is not trusted, or with `beside` by anybody else: a slot of one's own beside it. A
+        temporary, or a directory, that somebody removed meanwhile, as scratch filesystems are purged, is made again.
         """
         with explained(path):
             file.flush()
@@ -185,6 +185,7 @@ class Cache:
     def _rename(self, source: str, path: str, *, beside: bool) -> str:
         directory = os.path.dirname(path)
         self.make_directory(os.path.relpath(directory, self.root))
+        beside = beside and not _is_free(path)
         try:
             os.rename(source, own_slot(path) if beside else path)
         except OSError as error:
@@ -259,6 +260,15 @@ class Cache:
 def open_private(path: str, flags: int) -> int:
     """An opener (see open()) of files for oneself alone, through no link."""
     return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _is_free(path: str) -> bool:
+    """Whether a name can be had: nothing is there, as where it was purged a moment ago, or a file of one's own."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid()
 
 
 def own_slot(path: str) -> str:

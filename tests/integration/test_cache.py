@@ -368,6 +368,17 @@ def test_occupied_by_somebody_trusted_stays(group_cache: Path, plain_user: Perso
     assert call_as(plain_user, each) == [b"first", b"mine"]
 
 
+def test_beside_nobody_else_there_is_no_slot(tmp_path: Path) -> None:
+    """A name that was purged a moment ago is free, and a file of one's own makes room."""
+    cache = Cache(str(tmp_path / "cache"))
+    for content in (b"first", b"second"):
+        with cache.temporary() as file:
+            file.write(content)
+            assert cache.publish(file, cache.sif(KEY), beside=True) == cache.sif(KEY)
+        assert Path(cache.sif(KEY)).read_bytes() == content
+    assert len(os.listdir(os.path.dirname(cache.sif(KEY)))) == 1
+
+
 # -- refs --------------------------------------------------------------------------------------------------------
 
 
