@@ -122,12 +122,22 @@ class Cache:
         """The directory, made where it is missing, with the modes of the module's docstring. Idempotent.
 
         CacheError for a link on the way: a member could have this user's things written to another place of his.
+        What somebody removes meanwhile is made again.
         """
+        with explained(self.path(*parts)):
+            for tries in range(TRIES):
+                try:
+                    return self._make_directory(*parts)
+                except FileNotFoundError:
+                    if tries == TRIES - 1:
+                        raise
+        raise AssertionError
+
+    def _make_directory(self, *parts: str) -> str:
         path = self.root
         if not os.path.isdir(path):
-            with explained(path):
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                _mkdir(path, 0o700)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            _mkdir(path, 0o700)
         shared = self.is_shared()
         for part in "/".join(parts).split("/"):
             path = os.path.join(path, part)
@@ -136,8 +146,7 @@ class Cache:
                 raise CacheError(f"{path} is a link, and a cache has none", hint=hint)
             if not os.path.isdir(path):
                 unsticky = path in (self.path("locks"), self.path("oci"))
-                with explained(path):
-                    _mkdir(path, (0o2770 if unsticky else 0o3770) if shared else 0o700)
+                _mkdir(path, (0o2770 if unsticky else 0o3770) if shared else 0o700)
         return path
 
     @contextmanager

@@ -828,3 +828,18 @@ def test_what_is_published_outlives_its_temporary(cache: Cache, monkeypatch: pyt
         path = cache.publish(file, cache.sif(KEY))
     assert Path(path).read_bytes() == data and stat.S_IMODE(os.stat(path).st_mode) == 0o444
     assert os.listdir(cache.path("tmp")) == []
+
+
+def test_a_directory_that_is_removed_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch is purged at any moment: what was made a moment ago may be gone when its child is."""
+    cache = Cache(str(tmp_path / "cache"))
+    made, real = [], os.mkdir
+
+    def mkdir(path: str, *rest: int, **options: int) -> None:
+        if path.endswith("sha256") and len(made) < 3:
+            made.append(path)
+            os.rmdir(os.path.dirname(path))
+        real(path, *rest, **options)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    assert os.path.isdir(cache.make_directory("oci", "blobs", "sha256")) and len(made) == 3

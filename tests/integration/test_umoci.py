@@ -243,6 +243,10 @@ DIFFERENCES = {
         [LOWER, [hardlink(b"d", b"d/a")]],
         "link: no such file", {b"d": {"data": b"1", "kind": REGULAR}},
     ),
+    "a hard link in place of a link that leads to its target": Differs(
+        [LOWER, [hardlink(b"l", b"l/f")]],
+        "link: no such file", {b"l": {"data": b"3", "kind": REGULAR}},
+    ),
     "a hard link to a name that a whiteout hides": Differs(
         [LOWER, [hardlink(b"h", b"top"), file(b".wh.top")]],
         {b"h": {"data": b"4"}, b"top": {}}, "hard link h to top, which is not in the image",
@@ -325,8 +329,12 @@ def orderly(stack: list[list[Change]]) -> list[list[Change]]:
 
 
 def hides_its_target(tree: Paths, link: Change) -> bool:
-    path, target = real(tree, link.name), real(tree, link.target)
-    return path is not None and target is not None and (target == path or target.startswith(path + b"/"))
+    """Whether the target cannot be reached any more once what stands under the link's name is gone."""
+    path = real(tree, link.name)
+    if path is None:
+        return False
+    rest = {name: node for name, node in tree.items() if name != path and not name.startswith(path + b"/")}
+    return real(rest, link.target) not in rest
 
 
 def real(tree: Paths, name: bytes) -> bytes | None:
