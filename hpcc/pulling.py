@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from hpcc.blocks import thread_count
 from hpcc.cache.flight import Tell, single_flight
 from hpcc.cache.index import add_to_index
-from hpcc.cache.layout import Cache
+from hpcc.cache.layout import TRIES, Cache
 from hpcc.cache.locking import Locking
 from hpcc.cache.room import check_room
 from hpcc.cache.temporary import sweep
@@ -274,14 +274,13 @@ def _convert(wanted: Wanted, found: Found, upstream: Upstream, settings: Setting
         assemble(file.fileno(), packs, origin, found.config, compressor, pool, progress)
         for publishing in published:
             publishing.result()
-        path = tier.publish(file, tier.sif(origin.key))
-        image = open_cached((tier,), origin, uri)
-        if image is None:  # the name is a trusted person's, whose damaged file cannot be replaced
-            tier.publish(file, tier.sif(origin.key), beside=True)
+        for tries in range(TRIES):
+            # Again where it was purged in this moment, or the name is a trusted person's, whose damaged file stays.
+            path = tier.publish(file, tier.sif(origin.key), beside=tries > 0)
             image = open_cached((tier,), origin, uri)
-    if image is None:
-        raise IntegrityError(f"{path} is not what was just written there", hint="Somebody else writes to the cache.")
-    return image
+            if image is not None:
+                return image
+    raise IntegrityError(f"{path} is not what was just written there", hint="Somebody else writes to the cache.")
 
 
 def _open_layers(shop: Workshop, found: Found) -> dict[Digest, Layer]:
