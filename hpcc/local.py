@@ -84,7 +84,8 @@ def open_local(path: str, *, name: str | None = None, fd: int | None = None, cac
     identity = f"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"
     head = os.pread(fd, 64, 0)
     if head.startswith(b"hsqs"):
-        rootfs = Rootfs("squashfs", os.path.abspath(path), fd, 0, status.st_size, identity)
+        compressor = int.from_bytes(head[20:22], "little")
+        rootfs = Rootfs("squashfs", os.path.abspath(path), fd, 0, status.st_size, identity, compressor=compressor)
         return Image(name, rootfs.path, rootfs, RunConfig(scripts=True, runscript="/.singularity.d/runscript"))
     if head[32:41] != b"SIF_MAGIC":
         raise InvalidImage(
@@ -129,9 +130,11 @@ def _open_sif(path: str, name: str, fd: int, size: int, identity: str, cache: st
         listed = mark.get("owners")
         owners = tuple(listed) if isinstance(listed, list) and all(isinstance(each, int) for each in listed) else None
         reference = str(mark.get("reference", ""))
+    compressor = int.from_bytes(os.pread(fd, 2, primary.offset + 20), "little")  # superblock.py
     rootfs = Rootfs(
-        "squashfs", os.path.abspath(path), fd, primary.offset, primary.size, identity, owners, bool(cache and mark)
-    )
+        "squashfs", os.path.abspath(path), fd, primary.offset, primary.size, identity, owners, bool(cache and mark),
+        compressor,
+    )  # fmt: skip
     config = _run_config(read_json(sif, fd, "oci-config.json")) if mark else None
     if config is None:
         config = RunConfig(scripts=True, runscript="/.singularity.d/runscript")

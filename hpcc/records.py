@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple as NamedTuple
 else:
-    from operator import itemgetter
+    from _operator import itemgetter
 
     def _new(cls, *args, **kwargs):
         missing = len(cls._fields) - len(args)

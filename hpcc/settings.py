@@ -186,7 +186,9 @@ KEYS: Mapping[str, Key] = {
         (),
         "who runs containers: native, hpcc; apptainer, the site's own; auto, that where hpcc cannot",
     ),
-    "rootfs": Key(_choice("auto", "kernel", "squashfuse", "unpacked"), (), "how images are mounted; see hpcc doctor"),
+    "rootfs": Key(
+        _choice("auto", "kernel", "fuse", "squashfuse", "unpacked"), (), "how images are mounted; see hpcc doctor"
+    ),
     "writable": Key(
         _choice("auto", "overlay", "fuse-overlayfs", "nested", "unpacked"),
         (),

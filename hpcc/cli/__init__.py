@@ -104,9 +104,7 @@ def _dispatch(options: list[str], argv: list[str]) -> int:
         )
     if name not in COMMANDS:
         raise UsageError(f"unknown command {name!r}", hint=f"Did you mean {_closest(name)}? `hpcc --help` lists all.")
-    from importlib import import_module
-
-    module = import_module(f"hpcc.cli.{COMMANDS[name][0]}")
+    module = __import__(f"hpcc.cli.{COMMANDS[name][0]}", fromlist=("main",))  # importlib would bring warnings along
     return int(module.main(name, [*options, *argv[1:]]))
 
 

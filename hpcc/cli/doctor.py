@@ -84,7 +84,7 @@ def _rung(host: Host, image: Rootfs, settings: Settings, writable: bool) -> Rung
 def _describe(rung: Rung | RuntimeUnavailable) -> str:
     if isinstance(rung, RuntimeUnavailable):
         return f"not possible: {rung.message}"
-    owner = ", files appear as the caller's" if rung.squash and rung.root == "squashfuse" else ""
+    owner = ", files appear as the caller's" if rung.squash and rung.root in ("fuse", "squashfuse") else ""
     return rung.root + (f" with {rung.layer}" if rung.layer else "") + owner
 
 
@@ -99,10 +99,10 @@ def _hints(host: Host, plans: dict[str, Rung | RuntimeUnavailable]) -> list[str]
     hints = [f"{error.message}\n  {error.hint}" for error in plans.values() if isinstance(error, RuntimeUnavailable)][
         :1
     ]
-    if host.mounts and not host.squashfuse:
-        hints.append("Install squashfuse: without it each image is unpacked on this node's disk before its first run.")
-    elif host.mounts and not host.root and not host.squash and not host.fuse_overlayfs:
-        hints.append("Install fuse-overlayfs, or squashfuse 0.5: without them writable roots need an unpacked copy.")
+    if host.mounts and not host.fuse:
+        hints.append("Without /dev/fuse each image is unpacked on this node's disk before its first run.")
+    elif host.mounts and not host.overlay and not host.fuse_overlayfs:
+        hints.append("Install fuse-overlayfs: without it, and without the kernel's overlay, no root is writable.")
     return hints
 
 

@@ -4,16 +4,14 @@ import os
 
 from hpcc.cli import say
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
-from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, parsed, source_settings
-from hpcc.cli.terminal import terminal
+from hpcc.cli.source import SOURCE_OPTIONS, parsed, source_settings, wanted_image
 from hpcc.errors import RuntimeUnavailable, UsageError
-from hpcc.image import note_use, open_image
+from hpcc.image import note_use
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime.enter import caller, can_mount, start
 from hpcc.runtime.plan import Op, describe, plan_container
 from hpcc.runtime.spec import NO_MOUNT, Container, Devices, Options, container_spec
 from hpcc.settings import KEYS, Settings
-from hpcc.throwaway import cache_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,8 +115,7 @@ def main(name: str, argv: list[str]) -> int:
     settings = source_settings(arguments, uri)
     if arguments.backend is not None:
         settings = settings.replace(backend=parsed("backend", "--backend", arguments.backend))
-    with cache_for(settings) as effective:
-        image = open_image(uri, effective, arch=chosen_platform(arguments), progress=terminal(arguments))
+    image = wanted_image(uri, settings, arguments)
     if image.config.user and (arguments.verbose or arguments.debug):
         user = caller(settings).user
         say("INFO", f"The image says USER {image.config.user!r}; the container runs as its caller, {user}.")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from hpcc.cli.arguments import Arguments, Option
+from hpcc.cli.terminal import terminal
 from hpcc.errors import UsageError
+from hpcc.image import open_image
 from hpcc.records import TYPE_CHECKING
 from hpcc.settings import KEYS, Settings
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from hpcc.local import Image
 
 SOURCE_OPTIONS = (
     Option(("--arch",), "the image for this architecture, such as arm64", "ARCH"),
@@ -63,6 +67,17 @@ def source_settings(arguments: Arguments, uri: str) -> Settings:
         login = ask_login(Reference.parse(uri).registry)
         settings = settings.with_login(login.username, login.password)
     return settings
+
+
+def wanted_image(uri: str, settings: Settings, arguments: Arguments) -> Image:
+    """The image to run: a local one, the cache's, or pulled; with --disable-cache it is an open file without a name."""
+    platform, progress = chosen_platform(arguments), terminal(arguments)
+    if not settings.disable_cache:
+        return open_image(uri, settings, arch=platform, progress=progress)
+    from hpcc.throwaway import cache_for
+
+    with cache_for(settings) as effective:
+        return open_image(uri, effective, arch=platform, progress=progress)
 
 
 def chosen_platform(arguments: Arguments) -> str | None:

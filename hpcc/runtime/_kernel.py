@@ -24,6 +24,11 @@ _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 
 _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _CAP_MKNOD = 27  # worth nothing in a user namespace
+A_CAPABILITY = 1 << _CAP_MKNOD
+"""A mask of one, a harmless one.
+
+A payload of the same user and namespace, which has none, can then not trace us, nor reach our root in /proc.
+"""
 LAST_CAPABILITY = 63
 
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "riscv64": 41, "s390x": 217}
@@ -105,10 +110,7 @@ def set_parent_death_signal(number: int) -> None:
 
 
 def keep_a_capability() -> None:
-    """Keep one, a harmless one, through exec. In a user namespace, with capabilities.
-
-    A payload of the same user and namespace, which has none, can then not trace us, nor reach our root in /proc.
-    """
+    """Keep A_CAPABILITY through exec. In a user namespace, with capabilities."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)()
     _check(_libc.capget(header, data))

@@ -131,7 +131,7 @@ def start(
 
     if not (
         keep_mounted
-        and rung.root == "squashfuse"
+        and rung.root in ("fuse", "squashfuse")
         and settings.hold_idle > 0
         and _join(image, rung, host, settings, enter)
     ):
@@ -177,7 +177,7 @@ def _join(image: Rootfs, rung: Rung, host: Host, settings: Settings, enter: Call
 def _answers(directory: str) -> bool:
     """Whether the filesystem has its daemon; one that was killed, for want of memory, leaves the mount behind."""
     try:
-        os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        os.statvfs(directory)  # which the kernel always asks the daemon for
     except OSError:
         return False
     return True

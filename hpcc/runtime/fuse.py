@@ -1,4 +1,4 @@
-"""FUSE filesystems without waiting and without fusermount.
+"""FUSE filesystems without waiting and without fusermount: of a program, or of a function of ours.
 
 The descriptor of /dev/fuse is opened in our user namespace, the daemon is forked before the mount namespace is made,
 so that it does not keep that alive, and it waits on a pipe until mount(2) was called with the descriptor. The kernel
@@ -8,10 +8,15 @@ the mount, and with it the daemon: also after kill -9.
     libfuse 3.3 and newer take /dev/fd/N as a mount point that is mounted already.
 """
 
+from __future__ import annotations
+
 import os
 
-from hpcc.records import NamedTuple
+from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.runtime import _kernel as kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Daemon(NamedTuple):
@@ -39,6 +44,30 @@ def start_daemon(argv: list[str], keep: tuple[int, ...] = ()) -> Daemon:
 
     Call it in the user namespace and outside the mount namespace that the mount will be in. Raises OSError.
     """
+
+    def execute(fuse: int) -> None:
+        for fd in (fuse, *keep):
+            os.set_inheritable(fd, True)
+        if os.geteuid() != 0:  # who is root, of a namespace or for real, keeps all of them
+            kernel.keep_a_capability()
+        os.execv(argv[0], [arg.replace("{fuse}", f"/dev/fd/{fuse}") for arg in argv])
+
+    return _start(execute, keep)
+
+
+def start_server(serve: Callable[[int], None], keep: tuple[int, ...] = ()) -> Daemon:
+    """The same for a function that answers on the /dev/fuse descriptor; it must have imported all that it uses."""
+
+    def run(fuse: int) -> None:
+        with open("/proc/self/comm", "w", encoding="ascii") as file:
+            file.write("hpcc-squashfs")
+        kernel.limit_capabilities(kernel.A_CAPABILITY)
+        serve(fuse)
+
+    return _start(run, keep)
+
+
+def _start(run: Callable[[int], None], keep: tuple[int, ...]) -> Daemon:
     fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     wait, gate = os.pipe()
     child = os.fork()
@@ -46,7 +75,7 @@ def start_daemon(argv: list[str], keep: tuple[int, ...] = ()) -> Daemon:
         try:
             os.setsid()
             if os.fork() == 0:
-                _become([arg.replace("{fuse}", f"/dev/fd/{fuse}") for arg in argv], wait, (fuse, *keep))
+                _become(run, fuse, wait, keep)
         finally:
             os._exit(127)
     os.close(wait)
@@ -54,20 +83,16 @@ def start_daemon(argv: list[str], keep: tuple[int, ...] = ()) -> Daemon:
     return Daemon(fuse, gate)
 
 
-def _become(argv: list[str], wait: int, keep: tuple[int, ...]) -> None:
+def _become(run: Callable[[int], None], fuse: int, wait: int, keep: tuple[int, ...]) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
-    close_all_but((0, 1, 2, wait, *keep))
+    close_all_but((0, 1, 2, fuse, wait, *keep))
     os.chdir("/")
     if os.read(wait, 1) != b"g":
         return  # whoever was to mount us is gone
-    for fd in keep:
-        os.set_inheritable(fd, True)
     os.close(wait)
-    if os.geteuid() != 0:  # who is root, of a namespace or for real, keeps all of them
-        kernel.keep_a_capability()
-    os.execv(argv[0], argv)
+    run(fuse)
 
 
 def close_all_but(keep: tuple[int, ...]) -> None:

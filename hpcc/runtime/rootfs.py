@@ -1,7 +1,8 @@
 """The root filesystem of an image, mounted: a ladder, and the first rung that this host can stand on.
 
     kernel      a loop device; real root only, and only for images that hpcc made and a trusted owner owns
-    squashfuse  FUSE; its files belong to the caller where squashfuse can say so (0.5 and newer)
+    fuse        FUSE, served by ourselves (serve.py); its files belong to the caller
+    squashfuse  FUSE, for what we cannot decompress; files belong to the caller where it can say so (0.5 and newer)
     unpacked    a copy on this node's disk, made once for all of a user's jobs
     directory   an image that is a directory already
 
@@ -12,15 +13,21 @@ What is mounted where, in a mount namespace of our own; the stage is a directory
       session/  final/    of each run (launch.py)
 """
 
+from __future__ import annotations
+
 import errno
 import os
 
-from hpcc.errors import RuntimeUnavailable
-from hpcc.records import NamedTuple
+from hpcc.errors import InvalidImage, RuntimeUnavailable
+from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.runtime import _kernel as kernel
-from hpcc.runtime.fuse import Daemon, start_daemon
+from hpcc.runtime.fuse import Daemon, start_daemon, start_server
 from hpcc.runtime.host import Host, enter_user_namespace, why_not
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GZIP, LZO, LZ4 = 1, 3, 5  # as hpcc.squashfs.compression has them, which a warm run does not import
 RDONLY = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV
 _INSTALL = "Install squashfuse and fuse-overlayfs (packages of every distribution), or see `hpcc doctor`."
 
@@ -30,7 +37,7 @@ class Rootfs(NamedTuple):
 
     kind: "squashfs", in the file `fd` from `offset` on, `size` bytes; or "directory", at `path`.
     identity names it on this host: the same identity, the same content. `owners`: the ids in it, where known.
-    trusted: made by hpcc and owned by somebody whom the cache's policy trusts.
+    trusted: made by hpcc and owned by somebody whom the cache's policy trusts. compressor: its id in the superblock.
     """
 
     kind: str
@@ -41,12 +48,13 @@ class Rootfs(NamedTuple):
     identity: str = ""
     owners: tuple[int, ...] | None = None
     trusted: bool = False
+    compressor: int = GZIP
 
 
 class Rung(NamedTuple):
     """How the image is mounted, and how a writable layer over it is made ("" where none is asked for)."""
 
-    root: str  # kernel | squashfuse | unpacked | directory
+    root: str  # kernel | fuse | squashfuse | unpacked | directory
     squash: bool  # its files appear as the caller's
     as_root: bool  # in a namespace where the caller is 0, and the payload in one nested in it
     layer: str  # "" | overlay | fuse-overlayfs
@@ -89,8 +97,8 @@ def choose_rung(
 
 def _fakeroot(rung: Rung, host: Host, kind: str) -> Rung:
     """The same rung in a namespace where the caller is root: files keep their owners, where those have ids there."""
-    squash = kind == "alone" and rung.root == "squashfuse" and host.squash
-    # Without ids, and where squashfuse cannot help, owners are unknown to the kernel, which then copies nothing up.
+    squash = kind == "alone" and (rung.root == "fuse" or (rung.root == "squashfuse" and host.squash))
+    # Without ids, and where the mount cannot help, owners are unknown to the kernel, which then copies nothing up.
     layer = "overlay" if rung.layer and host.overlay and (kind == "ids" or squash) else rung.layer
     return rung._replace(squash=squash, as_root=False, layer=layer, fakeroot=True)
 
@@ -99,14 +107,19 @@ def _roots(host: Host, image: Rootfs) -> list[str]:
     if image.kind == "directory":
         return ["directory"]
     found = ["kernel"] if host.root and host.loop and image.trusted else []
-    return [*found, *(["squashfuse"] if host.squashfuse else []), "unpacked"]
+    if host.fuse and image.compressor != LZO:
+        found.append("fuse")
+    if host.squashfuse:
+        # lz4 is in an extra of ours. For the other compressors our own server is quicker, and has the caller's ids.
+        found.insert(len(found) - 1 if image.compressor == LZ4 and found[-1:] == ["fuse"] else len(found), "squashfuse")
+    return [*found, "unpacked"]
 
 
 def _squashes(host: Host, root: str) -> bool:
     """Whether each file of the mounted image belongs to the caller, or to ids that the caller's namespace has."""
     if host.root:
         return True
-    return root in ("unpacked", "directory") or (root == "squashfuse" and host.squash)
+    return root in ("fuse", "unpacked", "directory") or (root == "squashfuse" and host.squash)
 
 
 def _writable(host: Host, image: Rootfs, root: str, layer: str) -> Rung | None:
@@ -132,8 +145,11 @@ def mount_rootfs(
     if not host.root and not entered:
         enter_user_namespace(*((0, 0) if rung.as_root else (uid, gid)))
     daemon: Daemon | None = None
-    if rung.root == "squashfuse":
-        daemon = start_daemon(_squashfuse(host, image, rung, uid, gid), (image.fd,))
+    owner = (uid, gid) if rung.squash and not host.root else None
+    if rung.root == "fuse":
+        daemon = start_server(_own_server(image, owner), (image.fd,))
+    elif rung.root == "squashfuse":
+        daemon = start_daemon(_squashfuse(host, image, owner), (image.fd,))
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
     kernel.mount("tmpfs", stage, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755")
@@ -152,10 +168,26 @@ def mount_rootfs(
         remount(target, readonly=True)
 
 
-def _squashfuse(host: Host, image: Rootfs, rung: Rung, uid: int, gid: int) -> list[str]:
+def _own_server(image: Rootfs, owner: tuple[int, int] | None) -> Callable[[int], None]:
+    """InvalidImage where it cannot be served. What is imported here is not imported in the daemon."""
+    from hpcc.sitepath import load_site_packages
+
+    load_site_packages()
+    from hpcc.runtime.serve import Server, serve
+    from hpcc.squashfs.reader import open_squashfs
+
+    try:
+        opened = open_squashfs(lambda at, length: os.pread(image.fd, length, image.offset + at), image.size)
+    except InvalidImage as error:
+        raise type(error)(f"{image.path}: {error.message}", hint=error.hint) from None
+    server = Server(opened, owner)
+    return lambda fd: serve(fd, server)
+
+
+def _squashfuse(host: Host, image: Rootfs, owner: tuple[int, int] | None) -> list[str]:
     options = f"offset={image.offset}"
-    if rung.squash and not host.root:
-        options += f",uid={uid},gid={gid}"
+    if owner is not None:
+        options += f",uid={owner[0]},gid={owner[1]}"
     return [host.squashfuse, "-f", "-o", options, f"/proc/self/fd/{image.fd}", "{fuse}"]
 
 

@@ -14,6 +14,7 @@ import stat
 from hpcc import fstree
 from hpcc.errors import CacheError, InvalidImage
 from hpcc.runtime.rootfs import Rootfs
+from hpcc.sitepath import load_site_packages
 from hpcc.squashfs.inode import Inode
 from hpcc.squashfs.reader import SquashFS, open_squashfs
 
@@ -86,6 +87,7 @@ def remove_tree(path: str) -> None:
 
 
 def _unpack(image: Rootfs, target: str) -> None:
+    load_site_packages()
     squashfs = open_squashfs(lambda offset, size: os.pread(image.fd, size, image.offset + offset), image.size)
     root = os.geteuid() == 0
     links: dict[int, str] = {}

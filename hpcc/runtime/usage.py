@@ -12,6 +12,7 @@ from hpcc.records import NamedTuple
 from hpcc.runtime.instance import Instance
 
 _DAEMONS: tuple[list[str], ...] = (
+    ["hpcc-squashfs"],
     ["squashfuse_ll"],
     ["fuse-overlayfs"],
     [],

@@ -8,11 +8,13 @@ cannot exceed the directory table.
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 from hpcc.errors import InvalidImage
 from hpcc.fstree import DIRECTORY, REGULAR, SYMLINK
 from hpcc.squashfs.compression import decompressor
 from hpcc.squashfs.directory import parse_index, parse_listing
+from hpcc.squashfs.extents import Extents
 from hpcc.squashfs.fragment import SIZE as FRAGMENT_SIZE
 from hpcc.squashfs.fragment import parse_fragment
 from hpcc.squashfs.ids import SIZE as ID_SIZE
@@ -25,6 +27,8 @@ from hpcc.squashfs.xattr import XattrReader
 MOST_LINKS = 40  # symbolic links that a look-up follows, as Linux
 MOST_PATH = 1 << 16  # bytes of a path that walk yields; PATH_MAX is 4096
 HELD_FRAGMENTS = 8
+HELD_BLOCKS = 8  # of files, for read_at
+HELD_FILES = 64
 
 _WORDS = 1024  # size words read at a time
 
@@ -45,8 +49,8 @@ class SquashFS:
     """
 
     __slots__ = (
-        "_decompress", "_directories", "_fragment_blocks", "_fragments", "_ids", "_inodes", "_read_at", "_xattrs",
-        "superblock",
+        "_blocks", "_decompress", "_directories", "_extents", "_fragment_blocks", "_fragments", "_ids", "_inodes",
+        "_read_at", "_xattrs", "superblock",
     )  # fmt: skip
 
     def __init__(self, read_at: ReadAt, superblock: Superblock) -> None:
@@ -63,6 +67,8 @@ class SquashFS:
             first=middle, end=end, what="fragment table",
         )  # fmt: skip
         self._fragment_blocks: dict[int, bytes] = {}
+        self._blocks: dict[int, bytes] = {}
+        self._extents: dict[tuple[int, int], Extents] = {}
         self._ids: tuple[int, ...] = ()
         self._xattrs: XattrReader | None = None
 
@@ -84,6 +90,11 @@ class SquashFS:
         if root.kind != DIRECTORY:
             raise InvalidImage("the root of the SquashFS image is not a directory")
         return root
+
+    @property
+    def has_xattrs(self) -> bool:
+        """Whether any file may have extended attributes."""
+        return self.superblock.xattr_table != ABSENT
 
     def inode(self, ref: int) -> Inode:
         """The inode at a reference, as `children` gives it."""
@@ -117,7 +128,7 @@ class SquashFS:
                 if len(above) > 1:
                     above.pop()
                 continue
-            ref = self._entry(above[-1], name)
+            ref = self.entry(above[-1], name)
             found = None if ref is None else self.inode(ref)
             if found is not None and found.kind == DIRECTORY:
                 above.append(found)
@@ -151,10 +162,24 @@ class SquashFS:
                 left -= length
             blocks -= many
         if tail:
-            block = self._fragment(inode.fragment)
-            if inode.offset + tail > len(block):
-                raise InvalidImage(f"the tail of inode {inode.number} lies outside its fragment block")
-            yield block[inode.offset : inode.offset + tail]
+            yield self._tail(inode)
+
+    def read_range(self, inode: Inode, offset: int, length: int) -> bytes:
+        """`length` bytes of a regular file from `offset` on, fewer where it ends."""
+        length = min(length, inode.size - offset)
+        if length <= 0:
+            return b""
+        block_size = self.superblock.block_size
+        blocks = inode.size // block_size if inode.fragment != NO_FRAGMENT else -(-inode.size // block_size)
+        parts = []
+        while length:
+            number, skip = divmod(offset, block_size)
+            block = self._block(inode, number, blocks) if number < blocks else self._tail(inode)
+            part = block[skip : skip + length] if skip or length < len(block) else block
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def walk(self) -> Iterator[tuple[bytes, Inode]]:
         """(path without a leading slash, inode) of all but the root, parents first, names in byte order.
@@ -196,7 +221,7 @@ class SquashFS:
         offset = (inode.offset + skip) % BLOCK if skip else inode.offset
         return parse_listing(Cursor(table, table.start + block, offset), inode.size - skip)
 
-    def _entry(self, inode: Inode, name: bytes) -> int | None:
+    def entry(self, inode: Inode, name: bytes) -> int | None:
         """The reference of an entry of a directory, by way of its index where it has one."""
         skip, block = 0, inode.start
         if inode.indexed:
@@ -224,15 +249,37 @@ class SquashFS:
             raise InvalidImage(f"a data block of the SquashFS image has {len(data)} bytes, not {most}")
         return data
 
+    def _block(self, inode: Inode, number: int, blocks: int) -> bytes:
+        """Data block `number` of a file's `blocks`, uncompressed; the last ones used are held."""
+        extents = self._extents.get(inode.rest)
+        if extents is None:
+            extents = Extents(self._inodes, inode.rest, inode.start)
+            keep(self._extents, inode.rest, extents, HELD_FILES)
+        at, word = extents.block(number, blocks)
+        length = min(self.superblock.block_size, inode.size - number * self.superblock.block_size)
+        if not word:
+            return bytes(length)
+        found = self._blocks.pop(at, None)
+        if found is None or len(found) != length:
+            found = self._data(at, word, length, exact=True)
+        keep(self._blocks, at, found, HELD_BLOCKS)
+        return found
+
+    def _tail(self, inode: Inode) -> bytes:
+        """What a file has in its fragment block."""
+        block = self._fragment(inode.fragment)
+        tail = inode.size % self.superblock.block_size
+        if inode.offset + tail > len(block):
+            raise InvalidImage(f"the tail of inode {inode.number} lies outside its fragment block")
+        return block[inode.offset : inode.offset + tail]
+
     def _fragment(self, number: int) -> bytes:
         held = self._fragment_blocks
         found = held.pop(number, None)
         if found is None:
             start, word = parse_fragment(self._fragments.record(number))
             found = self._data(start, word, self.superblock.block_size, exact=False)
-            if len(held) >= HELD_FRAGMENTS:
-                del held[next(iter(held))]
-        held[number] = found  # the one used last is the last to go
+        keep(held, number, found, HELD_FRAGMENTS)
         return found
 
     def _xattr_reader(self) -> XattrReader:
@@ -244,3 +291,10 @@ class SquashFS:
                 self._read_at, head.xattr_table, head.bytes_used, head.directory_table, self._decompress
             )
         return self._xattrs
+
+
+def keep(held: dict[Any, Any], key: object, value: object, most: int) -> None:
+    """Add to a cache that keeps the `most` newest; who takes an item out to use it puts it in again by this."""
+    if len(held) >= most:
+        del held[next(iter(held))]
+    held[key] = value

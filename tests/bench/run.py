@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import cluster
+from tests.bench import cluster, starts
 from tests.bench.asking import LAYOUT_TARGET, Sent, count_requests, show_requests, time_layouts
 from tests.support import installation, peers, people
 from tests.support.docker_registry import DockerRegistry
@@ -38,10 +38,12 @@ TARGETS = {
     "SIF of scipy: MB": "hpcc / apptainer at most 1.15",
     "SIF of scipy, gzip:9: MB": "hpcc / apptainer at most 1.02",
     "pull scipy:2 after it: seconds": "apptainer / hpcc at least 60",
-    "exec debian.sif true: ms": "hpcc / apptainer at most 0.35",
+    "exec debian.sif true: ms": "hpcc / apptainer at most 0.2, below ch-run",
+    "exec --compat: ms": "hpcc / apptainer at most 0.2",
+    "exec, first start: ms": "hpcc / apptainer at most 0.5",
+    "import numpy, cold: ms": "printed",
 }
 ROUNDS = 3  # of pulls
-BATCHES, BATCH = 5, 5  # of runs
 
 
 class Cost(NamedTuple):
@@ -130,16 +132,6 @@ def smaller(bench: Bench, name: str, tag: str) -> None:
     bench.here(f"hpcc pull {name}:{tag} gzip:9", argv, HPCC_CACHE_DIR=str(bench.user.home / "cache-kept"))
 
 
-def executions(bench: Bench, what: str, flags: list[str]) -> None:
-    """Warm runs of /bin/true in debian by both, in batches that alternate."""
-    ours, theirs = bench.user.home / "debian-12.sif", bench.user.home / "debian-12-apptainer.sif"
-    bench.here("warm-up", [bench.hpcc, "exec", *flags, ours, "/bin/true"], 3)
-    bench.in_sid("warm-up", ["apptainer", "--silent", "exec", *flags, theirs, "/bin/true"])
-    for _ in range(BATCHES):
-        bench.here(f"hpcc {what}", [bench.hpcc, "exec", *flags, ours, "/bin/true"], BATCH)
-        bench.in_sid(f"apptainer {what}", ["apptainer", "--silent", "exec", *flags, theirs, "/bin/true"], BATCH)
-
-
 def floors(bench: Bench) -> dict[str, float]:
     """What nobody can be faster than, in seconds."""
     copy, tree, sif = bench.top / "layer.tar.gz", bench.top / "tree", bench.user.home / "debian-12.sif"
@@ -159,6 +151,8 @@ def floors(bench: Bench) -> dict[str, float]:
         bench.here(f"floor: {label}", argv, times)
     if shutil.which("podman"):
         podman(bench, "debian", "12", 2)
+    if shutil.which("ch-run"):
+        starts.charliecloud(bench, bench.user.home / "floor.sqfs")
     return {label: bench.median(label) for label in bench.costs if label.startswith("floor: ")}
 
 
@@ -203,6 +197,10 @@ def rows(bench: Bench, quick: bool) -> list[Row]:
     compare("exec debian.sif true: ms", "exec", "wall", 1e-3)
     compare("exec debian.sif true: cpu ms", "exec", "cpu", 1e-3)
     compare("exec --compat: ms", "exec --compat", "wall", 1e-3)
+    compare("exec, first start: ms", "exec first", "wall", 1e-3)
+    compare("exec --compat, first start: ms", "exec --compat first", "wall", 1e-3)
+    if not quick:
+        compare("import numpy, cold: ms", "numpy cold", "wall", 1e-3)
     return found
 
 
@@ -238,6 +236,10 @@ def main(argv: Sequence[str]) -> int:
     cluster.show(bench.storm, bench.waiter)
     ours, its = (statistics.median(bench.layouts[who]) for who in ("hpcc", "skopeo"))
     image = "debian" if options.quick else "scipy"
+    if not options.quick:
+        held, unpacked = (bench.median(f"hpcc numpy {way}") / starts.IMPORTS for way in ("held", "unpacked"))
+        print(f"\nimport numpy, warm: {held * 1e3:.0f} ms from a SIF, {unpacked * 1e3:.0f} ms from an unpacked copy")
+        print(f"  ratio {held / unpacked:.2f}   target: at most 1.3")
     print(f"\npull --format oci of {image}, cold: hpcc {ours:.2f} s, skopeo {its:.2f} s, ratio {ours / its:.2f}")
     print(f"  target: {LAYOUT_TARGET}")
     if options.json:
@@ -270,8 +272,11 @@ def _measure(top: Path, *, quick: bool) -> tuple[list[Row], dict[str, float], Be
         pull(bench, "debian", "12", ROUNDS)
         smaller(bench, "debian", "12")
         say("runs")
-        executions(bench, "exec", [])
-        executions(bench, "exec --compat", ["--compat"])
+        starts.executions(bench, "exec", [])
+        starts.executions(bench, "exec --compat", ["--compat"])
+        starts.executions(bench, "exec first", [], first=["--no-hold"])
+        starts.executions(bench, "exec --compat first", ["--compat"], first=["--no-hold"])
+        starts.unpacked_first(bench)
         say("layouts, and requests")
         layout_of = "bench/debian:12" if quick else "bench/scipy:1"
         bench.layouts = time_layouts(bench.user, bench.hpcc, registry, layout_of)
@@ -288,6 +293,7 @@ def _measure(top: Path, *, quick: bool) -> tuple[list[Row], dict[str, float], Be
             pull(bench, "scipy", "1", 1, keep=True)
             pull(bench, "scipy", "2", 1, keep=True)
             smaller(bench, "scipy", "1")
+            starts.numpy(bench)
         return rows(bench, quick), lowest, bench
 
 

@@ -28,7 +28,7 @@ class Hpcc:
     def __init__(self, person: Person, installed: Installation) -> None:
         self.person, self.program = person, installed.hpcc
         self.mark = uuid.uuid4().hex
-        self.env = {"HPCC_MARK": self.mark, "HPCC_ROOTFS": "squashfuse"}
+        self.env = {"HPCC_MARK": self.mark, "HPCC_ROOTFS": "fuse"}
         self.state = person.home / ".local/state/hpcc/instances" / os.uname().nodename
 
     def __call__(self, *argv: object, **options: Any) -> "subprocess.CompletedProcess[Any]":

@@ -20,11 +20,13 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to see the
 class Held:
     """Runs of an image of its own, whose processes can be told from all others."""
 
-    def __init__(self, person: Person, installed: Installation, directory: Path, idle: float) -> None:
+    def __init__(
+        self, person: Person, installed: Installation, directory: Path, idle: float, rootfs: str = "fuse"
+    ) -> None:
         self.person, self.hpcc = person, str(installed.hpcc)
         self.image = copy_of(images().main, directory)
         self.mark = uuid.uuid4().hex
-        self.env = {"HPCC_MARK": self.mark, "HPCC_HOLD_IDLE": str(idle), "HPCC_ROOTFS": "squashfuse"}
+        self.env = {"HPCC_MARK": self.mark, "HPCC_HOLD_IDLE": str(idle), "HPCC_ROOTFS": rootfs}
         self.directory = person.home / "node/held"
 
     def run(self, *argv: str, **env: str) -> "subprocess.CompletedProcess[str]":
@@ -35,7 +37,11 @@ class Held:
         return self.person.popen(command, env=self.env, stdout=-1, stdin=-1, text=True)
 
     def daemons(self) -> list[int]:
-        return [pid for pid, command in marked(self.mark).items() if "squashfuse_ll" in command]
+        return [
+            pid
+            for pid, command in marked(self.mark).items()
+            if command.startswith("hpcc-squashfs") or "squashfuse_ll" in command
+        ]
 
     def holders(self) -> list[int]:
         """By the files that name them, of those that live."""

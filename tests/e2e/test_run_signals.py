@@ -154,13 +154,14 @@ def test_orphans_of_the_payload_are_reaped_or_ended(start: Start, image: Images,
 # -- nothing is left ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rootfs", ["fuse", "squashfuse"])
 @pytest.mark.parametrize("writable", ["auto", "fuse-overlayfs"])
 @EACH_MODE
 def test_no_process_is_left_after_a_run(
-    runs_as: Person, installed: Installation, image: Images, mode: tuple[str, ...], writable: str
+    runs_as: Person, installed: Installation, image: Images, mode: tuple[str, ...], writable: str, rootfs: str
 ) -> None:
     mark = uuid.uuid4().hex
-    env = {"HPCC_MARK": mark, "HPCC_ROOTFS": "squashfuse", "HPCC_WRITABLE": writable}
+    env = {"HPCC_MARK": mark, "HPCC_ROOTFS": rootfs, "HPCC_WRITABLE": writable}
     done = runs_as.run([installed.hpcc, "exec", "--no-hold", *mode, image.main, "ls", "/"], env=env)
     assert done.returncode == 0, done.stderr
     assert left_over(mark, 1.0) == {}
@@ -173,14 +174,15 @@ def test_no_process_is_left_after_kill(start: Start, image: Images, mode: tuple[
         pytest.skip("needs root to see the processes in another's namespace")
     running = start(image.main, "echo ready; while sleep 0.2; do ls /usr/bin >/dev/null; done", "--no-hold", *mode)
     found = marked(running.mark)
-    assert [pid for pid, command in found.items() if "squashfuse_ll" in command]
+    daemons = [pid for pid, command in found.items() if "hpcc-squashfs" in command or "fuse-overlayfs" in command]
+    assert daemons
     if whom == "hpcc":
         running.send(signal.SIGKILL)
     elif whom == "payload":
         for pid in [pid for pid, command in found.items() if command.startswith("sh -c")]:
             os.kill(pid, signal.SIGKILL)
     else:
-        for pid in [pid for pid, command in found.items() if "squashfuse_ll" in command or "fuse-overlayfs" in command]:
+        for pid in daemons:
             os.kill(pid, signal.SIGKILL)
     running.process.wait(20)
     assert left_over(running.mark, 2.0) == {}

@@ -47,6 +47,8 @@ class Way(NamedTuple):
 
 WAYS = {
     "auto": Way("auto", "auto"),
+    "fuse-overlay": Way("fuse", "overlay"),
+    "fuse-fuse": Way("fuse", "fuse-overlayfs"),
     "squashfuse-fuse": Way("squashfuse", "fuse-overlayfs"),
     "squashfuse-overlay": Way("squashfuse", "overlay", who=("root",)),
     "unpacked-overlay": Way("unpacked", "overlay"),

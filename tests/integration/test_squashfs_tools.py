@@ -1,10 +1,10 @@
-"""SquashFS against its other implementations: the kernel, squashfs-tools, squashfuse."""
+"""SquashFS against its other implementations: the kernel, squashfs-tools, squashfuse. And our own FUSE server."""
 
 import os
 import subprocess
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 from hpcc.compressors import make_compressor
 from hpcc.errors import UnsupportedImage
 from hpcc.fstree import DIRECTORY, REGULAR, SYMLINK, Node
+from hpcc.runtime.fuse import start_server
+from hpcc.runtime.serve import Server, serve
 from hpcc.squashfs.compression import GZIP
 from hpcc.squashfs.fragment import Fragment
 from hpcc.squashfs.inode import STORED as STORED_BLOCK
@@ -22,6 +24,8 @@ from hpcc.squashfs.writer import encode_tables
 from tests.support.layers import archive, convert, file, sparse, squashfs_of
 from tests.support.real import need
 from tests.support.squash import Tree, build, of_directory, of_image, of_tree, opened, rich_tree
+
+Mount = Callable[[Path, Path], AbstractContextManager[bytes]]
 
 COMPRESSIONS = ["gzip", "gzip:1", "gzip:9", "zstd", "zstd:19", "lz4", "xz", "stored"]
 
@@ -51,6 +55,22 @@ def fuse_mounted(image: Path, at: Path) -> Iterator[bytes]:
         pytest.skip("no /dev/fuse")
     at.mkdir()
     run(program, image, at)
+    try:
+        yield os.fsencode(at)
+    finally:
+        run(need("umount"), at)
+
+
+@contextmanager
+def served(image: Path, at: Path) -> Iterator[bytes]:
+    """Mount by our own server; a skip where there is no FUSE."""
+    if not Path("/dev/fuse").exists():
+        pytest.skip("no /dev/fuse")
+    at.mkdir()
+    fd = os.open(image, os.O_RDONLY)
+    found = open_squashfs(lambda offset, length: os.pread(fd, length, offset), image.stat().st_size)
+    start_server(lambda fuse: serve(fuse, Server(found, None)), (fd,)).mount(str(at), readonly=True)
+    os.close(fd)
     try:
         yield os.fsencode(at)
     finally:
@@ -135,9 +155,24 @@ def test_squashfuse_shows_the_same_tree(rich_image: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.root
-def test_the_kernel_reads_large_directories(large: tuple[Path, Tree], tmp_path: Path) -> None:
+def test_our_server_shows_the_same_tree(rich_image: Path, tmp_path: Path) -> None:
+    wanted = of_tree(rich_tree())
+    etc = wanted[b"etc"]
+    wanted[b"etc"] = (*etc[:-1], ((b"user.dir", b""),))  # what would tell an overlay of ours what to do is hidden
+    with served(rich_image, tmp_path / "mnt") as top:
+        for _ in range(2):  # from the server, then out of the kernel's memory
+            assert of_directory(top) == wanted
+            assert not os.path.exists(top + b"/none") and not os.path.exists(top + b"/etc/none")
+        room = os.statvfs(top)
+        assert room.f_files == 21 and room.f_bavail == 0
+        assert room.f_blocks * room.f_frsize >= len(rich_image.read_bytes()) // 4096 * 4096 - 131072
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("way", [mounted, served])
+def test_large_directories(large: tuple[Path, Tree], tmp_path: Path, way: Mount) -> None:
     image, tree = large
-    with mounted(image, tmp_path / "mnt") as top:
+    with way(image, tmp_path / "mnt") as top:
         big = top + b"/big"
         assert sorted(os.listdir(big)) == [b"entry-%06d" % number for number in range(70000)]
         for number in range(0, 70000, 37):
@@ -217,8 +252,9 @@ def test_the_kernel_reads_a_file_beyond_4_gib(large_file: Path, tmp_path: Path) 
 
 
 @pytest.mark.root
-def test_squashfuse_reads_a_file_beyond_4_gib(large_file: Path, tmp_path: Path) -> None:
-    with fuse_mounted(large_file, tmp_path / "mnt") as top:
+@pytest.mark.parametrize("way", [fuse_mounted, served])
+def test_fuse_reads_a_file_beyond_4_gib(large_file: Path, tmp_path: Path, way: Mount) -> None:
+    with way(large_file, tmp_path / "mnt") as top:
         check_large_file(top + b"/s")
 
 
@@ -264,7 +300,7 @@ def test_we_read_an_image_beyond_4_gib(far_image: Path) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("mount", [mounted, fuse_mounted])
+@pytest.mark.parametrize("mount", [mounted, fuse_mounted, served])
 def test_others_mount_an_image_beyond_4_gib(mount: Callable[..., Any], far_image: Path, tmp_path: Path) -> None:
     with mount(far_image, tmp_path / "mnt") as top:
         check_far(top)

@@ -214,7 +214,10 @@ def copy_of(image: Path, directory: Path) -> Path:
 
 
 def marked(mark: str) -> dict[int, str]:
-    """pid -> command line of each process of this machine in whose environment `mark` stands."""
+    """pid -> command line of each process of this machine in whose environment `mark` stands.
+
+    That of our FUSE server, which is a fork, begins with the name that it has given itself, `hpcc-squashfs`.
+    """
     found = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():
@@ -223,8 +226,9 @@ def marked(mark: str) -> dict[int, str]:
             environ = Path(f"/proc/{entry}/environ").read_bytes()
             if mark.encode() in environ:
                 command = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                name = Path(f"/proc/{entry}/comm").read_text().strip()
                 if command:  # a zombie has none
-                    found[int(entry)] = command
+                    found[int(entry)] = f"{name} {command}" if name == "hpcc-squashfs" else command
         except OSError:
             continue
     return found

@@ -4,11 +4,12 @@ import pytest
 
 from hpcc.errors import RuntimeUnavailable
 from hpcc.runtime.host import Host, why_not
-from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung
+from hpcc.runtime.rootfs import LZ4, LZO, Rootfs, Rung, choose_rung
 
 USER = Host(False, True, True, True, "/usr/bin/squashfuse_ll", True, True, "/usr/bin/fuse-overlayfs", False)
 OLD = USER._replace(squash=False)  # Debian 12: no -o uid=
 ROOT = USER._replace(root=True, loop=True)
+NEITHER = USER._replace(squashfuse="", squash=False, fuse_overlayfs="")  # neither program
 BARE = USER._replace(fuse=False, squashfuse="", squash=False, fuse_overlayfs="")
 IMAGE = Rootfs("squashfs", "/i.sif", 3, 4096, 1 << 20, "id", (0, 8))
 ROOTED = IMAGE._replace(owners=(0,))
@@ -19,11 +20,16 @@ SANDBOX = Rootfs("directory", "/sandbox")
 @pytest.mark.parametrize(
     ("host", "image", "rung"),
     [
-        (USER, IMAGE, Rung("squashfuse", True, False, "")),
-        (OLD, IMAGE, Rung("squashfuse", False, False, "")),
-        (ROOT, IMAGE, Rung("squashfuse", True, False, "")),
+        (USER, IMAGE, Rung("fuse", True, False, "")),
+        (NEITHER, IMAGE, Rung("fuse", True, False, "")),
+        (ROOT, IMAGE, Rung("fuse", True, False, "")),
         (ROOT, TRUSTED, Rung("kernel", True, False, "")),
-        (USER, TRUSTED, Rung("squashfuse", True, False, "")),
+        (USER, TRUSTED, Rung("fuse", True, False, "")),
+        (USER, IMAGE._replace(compressor=LZ4), Rung("squashfuse", True, False, "")),
+        (OLD, IMAGE._replace(compressor=LZO), Rung("squashfuse", False, False, "")),
+        (ROOT, TRUSTED._replace(compressor=LZ4), Rung("kernel", True, False, "")),
+        (NEITHER, IMAGE._replace(compressor=LZ4), Rung("fuse", True, False, "")),
+        (NEITHER, IMAGE._replace(compressor=LZO), Rung("unpacked", True, False, "")),
         (BARE, IMAGE, Rung("unpacked", True, False, "")),
         (USER, SANDBOX, Rung("directory", True, False, "")),
     ],
@@ -35,13 +41,9 @@ def test_read_only(host: Host, image: Rootfs, rung: Rung) -> None:
 @pytest.mark.parametrize(
     ("host", "image", "rung"),
     [
-        (USER, IMAGE, Rung("squashfuse", True, False, "overlay")),
-        (OLD, IMAGE, Rung("squashfuse", False, False, "fuse-overlayfs")),
-        (OLD, ROOTED, Rung("squashfuse", False, False, "fuse-overlayfs")),
-        (OLD._replace(fuse_overlayfs=""), ROOTED, Rung("squashfuse", False, True, "overlay")),
-        (OLD._replace(fuse_overlayfs=""), IMAGE, Rung("unpacked", True, False, "overlay")),
-        (OLD._replace(fuse_overlayfs=""), IMAGE._replace(owners=None), Rung("unpacked", True, False, "overlay")),
-        (USER._replace(overlay=False), IMAGE, Rung("squashfuse", True, False, "fuse-overlayfs")),
+        (USER, IMAGE, Rung("fuse", True, False, "overlay")),
+        (NEITHER, IMAGE, Rung("fuse", True, False, "overlay")),
+        (USER._replace(overlay=False), IMAGE, Rung("fuse", True, False, "fuse-overlayfs")),
         (ROOT, TRUSTED, Rung("kernel", True, False, "overlay")),
         (BARE, IMAGE, Rung("unpacked", True, False, "overlay")),
         (USER, SANDBOX, Rung("directory", True, False, "overlay")),
@@ -51,11 +53,38 @@ def test_writable(host: Host, image: Rootfs, rung: Rung) -> None:
     assert choose_rung(host, image, writable=True) == rung
 
 
+@pytest.mark.parametrize(
+    ("host", "image", "rung"),
+    [
+        (USER, IMAGE, Rung("squashfuse", True, False, "overlay")),
+        (OLD, IMAGE, Rung("squashfuse", False, False, "fuse-overlayfs")),
+        (OLD, ROOTED, Rung("squashfuse", False, False, "fuse-overlayfs")),
+        (OLD._replace(fuse_overlayfs=""), ROOTED, Rung("squashfuse", False, True, "overlay")),
+    ],
+)
+def test_writable_over_squashfuse(host: Host, image: Rootfs, rung: Rung) -> None:
+    assert choose_rung(host, image, writable=True, rootfs="squashfuse") == rung
+
+
+def test_writable_over_what_squashfuse_alone_reads() -> None:
+    host = OLD._replace(fuse_overlayfs="")
+    for image in (IMAGE, IMAGE._replace(owners=None)):
+        rung = choose_rung(host, image._replace(compressor=LZO), writable=True)
+        assert rung == Rung("unpacked", True, False, "overlay")
+
+
+@pytest.mark.parametrize("kind", ["ids", "alone"])
+def test_fakeroot(kind: str) -> None:
+    assert choose_rung(USER, IMAGE, writable=True, fakeroot=kind) == Rung(
+        "fuse", kind == "alone", False, "overlay", True
+    )
+
+
 def test_forced() -> None:
     assert choose_rung(USER, IMAGE, writable=False, rootfs="unpacked").root == "unpacked"
     assert choose_rung(USER, IMAGE, writable=True, layer="fuse-overlayfs").layer == "fuse-overlayfs"
     assert choose_rung(USER, IMAGE, writable=True, layer="unpacked") == Rung("unpacked", True, False, "overlay")
-    assert choose_rung(OLD, ROOTED, writable=True, layer="nested").as_root
+    assert choose_rung(OLD, ROOTED, writable=True, rootfs="squashfuse", layer="nested").as_root
     assert choose_rung(USER, SANDBOX, writable=False, rootfs="unpacked").root == "directory"
 
 
@@ -65,6 +94,8 @@ def test_forced() -> None:
         (USER, IMAGE, {"rootfs": "kernel"}),
         (ROOT, IMAGE, {"rootfs": "kernel"}),  # not one that just lies around, also for root
         (BARE, IMAGE, {"rootfs": "squashfuse"}),
+        (BARE, IMAGE, {"rootfs": "fuse"}),
+        (USER, IMAGE._replace(compressor=LZO), {"rootfs": "fuse"}),
         (OLD, IMAGE, {"layer": "nested"}),
         (ROOT, ROOTED, {"layer": "nested"}),
         (OLD, IMAGE, {"layer": "overlay", "rootfs": "squashfuse"}),

@@ -5,15 +5,13 @@ import os
 from hpcc.cli import inform
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.run import COMMANDS, show_plan, wanted_container, with_variables
-from hpcc.cli.source import chosen_platform, source_settings
-from hpcc.cli.terminal import terminal
+from hpcc.cli.source import source_settings, wanted_image
 from hpcc.errors import CacheError, place_hint
-from hpcc.image import note_use, open_image
+from hpcc.image import note_use
 from hpcc.runtime.detach import start_instance
 from hpcc.runtime.instance import Instance
 from hpcc.runtime.plan import plan_instance
 from hpcc.runtime.register import Register
-from hpcc.throwaway import cache_for
 
 _OPTIONS = (
     *COMMANDS["exec"].options,
@@ -52,8 +50,7 @@ def _start(command: Command, verb: str, argv: list[str]) -> int:
     settings = source_settings(arguments, uri)
     register = Register.of_caller(settings.environ)
     register.refuse_taken(name)
-    with cache_for(settings) as effective:
-        image = open_image(uri, effective, arch=chosen_platform(arguments), progress=terminal(arguments))
+    image = wanted_image(uri, settings, arguments)
     words = tuple(rest)
     container = wanted_container(verb, arguments, image, words, settings)
     ops = plan_instance(container, name, words if verb == "start" else None)
