@@ -145,6 +145,11 @@ def start(
     return launcher.run(ops)
 
 
+def is_served(settings: Settings) -> bool:
+    """Whether the image of the container beside which `start` stayed still has its server, or never needed one."""
+    return _answers(os.path.join(settings.node_dir, "stage", "rootfs"))
+
+
 def _become_root(settings: Settings) -> str:
     """Enter a user namespace as its root: "ids", with ids for others as well, or "alone"."""
     from hpcc.runtime.subids import enter_as_root, find_subids
