@@ -141,6 +141,8 @@ KEYS: Mapping[str, Key] = {
     "cache_dir": Key(_path, (), "the shared cache; APPTAINER_CACHEDIR and SINGULARITY_CACHEDIR name its parent"),
     "private_dir": Key(_path, (), "cache for what only credentials could pull"),
     "node_dir": Key(_path, (), "this node's own disk: unpacked images, held mounts"),
+    "node_days": Key(_days, (), "days after which what nobody used goes from node_dir; 0: never"),
+    "node_size": Key(_size, (), "what unpacked images may take in node_dir, such as 50GB; 0: as much as there is"),
     "library_path": Key(_paths, (), "read-only caches, looked up first, separated by colons"),
     "trusted_users": Key(_texts, (), "users whose cached images are run, beside oneself, root and the cache's owner"),
     "trusted_groups": Key(_texts, (), "groups whose members' cached images are run"),
@@ -219,6 +221,8 @@ class Settings:
     cache_dir: str
     private_dir: str
     node_dir: str
+    node_days: float
+    node_size: int
     library_path: tuple[str, ...]
     trusted_users: tuple[str, ...]
     trusted_groups: tuple[str, ...]
@@ -324,6 +328,8 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "cache_dir": cache_dir,
         "private_dir": os.path.join(xdg, "hpcc-private"),
         "node_dir": f"/var/tmp/hpcc-{os.getuid()}",
+        "node_days": 14.0,
+        "node_size": 0,
         "library_path": (),
         "trusted_users": (),
         "trusted_groups": (),

@@ -4,7 +4,7 @@
   host-v1-<fingerprint>       what was probed (host.py)
   stage/                      mount point, empty outside of namespaces
   held/<key>                  holders (hold.py)
-  unpacked-v1/<identity>/     copies of images (unpack.py)
+  unpacked-v1/                copies of images (unpack.py), a node store (store.py)
 """
 
 from __future__ import annotations
@@ -118,11 +118,12 @@ def start(
     )
     unpacked = ""
     if rung.root == "unpacked":
+        from hpcc.runtime.store import Limits
         from hpcc.runtime.unpack import unpacked_copy
 
-        unpacked = unpacked_copy(
-            image, node_directory(settings, "unpacked-v1"), in_memory=settings.origins["node_dir"] != "default"
-        )
+        limits = Limits(settings.node_days, settings.node_size)
+        in_memory = settings.origins["node_dir"] != "default"
+        unpacked = unpacked_copy(image, node_directory(settings, "unpacked-v1"), limits, in_memory=in_memory)
 
     launcher = make_launcher(image, rung, host, stage, uid, gid)
 

@@ -164,7 +164,11 @@ def mount_rootfs(
 
         mount_loop(image.fd, image.offset, image.size, target)
     else:
-        bind(image.path if rung.root == "directory" else unpacked, target)
+        if unpacked:
+            from hpcc.runtime.store import note_use
+
+            note_use(unpacked)
+        bind(unpacked or image.path, target)
         remount(target, readonly=True)
 
 
