@@ -143,6 +143,11 @@ KEYS: Mapping[str, Key] = {
     "node_dir": Key(_path, (), "this node's own disk: unpacked images, held mounts"),
     "node_days": Key(_days, (), "days after which what nobody used goes from node_dir; 0: never"),
     "node_size": Key(_size, (), "what unpacked images may take in node_dir, such as 50GB; 0: as much as there is"),
+    "stage": Key(
+        _choice("shared", "node", "auto"),
+        (),
+        "run images from where they are (shared), from a copy on the node, or auto: from one of what nodes share",
+    ),
     "library_path": Key(_paths, (), "read-only caches, looked up first, separated by colons"),
     "trusted_users": Key(_texts, (), "users whose cached images are run, beside oneself, root and the cache's owner"),
     "trusted_groups": Key(_texts, (), "groups whose members' cached images are run"),
@@ -223,6 +228,7 @@ class Settings:
     node_dir: str
     node_days: float
     node_size: int
+    stage: str
     library_path: tuple[str, ...]
     trusted_users: tuple[str, ...]
     trusted_groups: tuple[str, ...]
@@ -330,6 +336,7 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "node_dir": f"/var/tmp/hpcc-{os.getuid()}",
         "node_days": 14.0,
         "node_size": 0,
+        "stage": "shared",
         "library_path": (),
         "trusted_users": (),
         "trusted_groups": (),

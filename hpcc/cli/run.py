@@ -56,6 +56,7 @@ _OPTIONS = (
     Option(("--device",), "a device of a CDI specification; several by commas", "VENDOR/CLASS=NAME", many=True),
     Option(("--nvccli",), "the same as --nv, which uses nvidia-container-cli where no CDI is"),
     Option(("--no-eval",), "accepted for Apptainer's sake: hpcc never evaluates arguments in a shell"),
+    Option(("--stage",), "run from a copy on this node: node, auto (of what nodes share), shared (default)", "WHEN"),
     Option(("--no-hold",), "do not keep the image mounted for the next run"),
     Option(("--backend",), "who runs it: auto (default), native, or apptainer, the site's own", "NAME"),
     Option(("--dry-run",), "print what would be done"),
