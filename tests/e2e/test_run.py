@@ -147,7 +147,7 @@ def test_distroless(hpcc: Hpcc, image: Images, mode: tuple[str, ...]) -> None:
     assert hpcc("exec", *mode, image.distroless, "/busybox", "echo", "static").stdout == "static\n"
     assert hpcc("run", *mode, image.distroless, "by", "entrypoint").stdout == "by entrypoint\n"
     done = hpcc("exec", *mode, image.distroless, "sh")
-    assert done.returncode == 255 and '"sh": not found' in done.stderr
+    assert done.returncode == 255 and '"sh": executable file not found' in done.stderr
     done = hpcc("shell", *mode, image.distroless)
     assert done.returncode == 255 and "/bin/sh" in done.stderr
 

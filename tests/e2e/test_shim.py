@@ -178,6 +178,7 @@ def test_a_stand_in_of_an_hpcc_that_is_gone(runs_as: Person, shim: Path, install
 UNKNOWN = (
     ["build", "x.sif", "x.def"],
     ["--quiet", "key", "list"],
+    ["help", "build"],
     ["config", "fakeroot", "--list"],  # hpcc's own command of that name is another one
     ["remote", "status"],
     ["exec", "--memory", "4G", "x.sif", "a b", ""],
