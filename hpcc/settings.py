@@ -188,7 +188,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "rootfs": Key(_choice("auto", "kernel", "squashfuse", "unpacked"), (), "how images are mounted; see hpcc doctor"),
     "writable": Key(
-        _choice("auto", "overlay", "fuse-overlayfs", "nested", "unpacked"),
+        _choice("auto", "overlay", "fuse-overlayfs", "nested", "unpacked", "copy"),
         (),
         "how --writable-tmpfs is made; see hpcc doctor",
     ),

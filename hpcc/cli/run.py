@@ -9,7 +9,7 @@ from hpcc.cli.terminal import terminal
 from hpcc.errors import RuntimeUnavailable, UsageError
 from hpcc.image import note_use, open_image
 from hpcc.records import TYPE_CHECKING
-from hpcc.runtime.enter import caller, can_mount, start
+from hpcc.runtime.enter import caller, can_mount, fit, start
 from hpcc.runtime.plan import Op, describe, plan_container
 from hpcc.runtime.spec import NO_MOUNT, Container, Devices, Options, container_spec
 from hpcc.settings import KEYS, Settings
@@ -131,6 +131,9 @@ def main(name: str, argv: list[str]) -> int:
         note_use(image)
     try:
         if settings.backend != "apptainer":
+            ops, warning = fit(ops, settings, as_user=arguments.userns or arguments.fakeroot)
+            if warning and not arguments.silent:
+                say("WARNING", warning)
             return start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold, as_user=arguments.userns)
     except RuntimeUnavailable:
         if settings.backend == "native" or can_mount(settings) or not _has_apptainer(settings):
