@@ -197,7 +197,7 @@ KEYS: Mapping[str, Key] = {
         _choice("auto", "kernel", "fuse", "squashfuse", "unpacked"), (), "how images are mounted; see hpcc doctor"
     ),
     "writable": Key(
-        _choice("auto", "overlay", "fuse-overlayfs", "nested", "unpacked"),
+        _choice("auto", "overlay", "fuse-overlayfs", "nested", "unpacked", "copy"),
         (),
         "how --writable-tmpfs is made; see hpcc doctor",
     ),

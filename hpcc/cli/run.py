@@ -8,7 +8,7 @@ from hpcc.cli.source import SOURCE_OPTIONS, parsed, source_settings, wanted_imag
 from hpcc.errors import RuntimeUnavailable, UsageError
 from hpcc.image import note_use
 from hpcc.records import TYPE_CHECKING
-from hpcc.runtime.enter import caller, can_mount, is_served, start
+from hpcc.runtime.enter import caller, can_mount, fit, is_served, start
 from hpcc.runtime.plan import Op, describe, plan_container
 from hpcc.runtime.spec import NO_MOUNT, Container, Devices, Options, container_spec
 from hpcc.settings import KEYS, Settings
@@ -129,6 +129,9 @@ def main(name: str, argv: list[str]) -> int:
         note_use(image)
     try:
         if settings.backend != "apptainer":
+            ops, warning = fit(ops, settings, as_user=arguments.userns or arguments.fakeroot)
+            if warning and not arguments.silent:
+                say("WARNING", warning)
             status = start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold, as_user=arguments.userns)
             if not is_served(settings):
                 say("WARNING", "The process that serves the image's files was killed, perhaps for want of memory")
