@@ -25,6 +25,8 @@ from hpcc.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hpcc.runtime.images import Opened
+
 
 def caller(settings: Settings) -> Caller:
     """Who calls, from where."""
@@ -98,12 +100,20 @@ def start(
 
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     layers = [op.writable for op in ops if isinstance(op, plan.Layer)]
+    uppers = [each for op in ops if isinstance(op, plan.Layer) for each in op.overlays]
     if "image" in layers and image.kind != "directory":
         raise UsageError(
             f"--writable: {image.path} is a file that is only read",
-            hint="It takes a directory. --writable-tmpfs discards what is written, --overlay DIR keeps it.",
+            hint="It takes a directory, or a SIF with an overlay partition (`hpcc overlay create`). --writable-tmpfs "
+            "discards what is written, --overlay keeps it.",
         )
     writable = bool({"tmpfs", "overlay"} & set(layers))
+    opened: tuple[Opened, ...] = ()
+    in_image = any(each.image and not each.readonly for each in uppers)
+    if mounts := [op for op in ops if isinstance(op, plan.MountImage)]:
+        from hpcc.runtime.images import open_images
+
+        opened = open_images(mounts, settings)
     stage = node_directory(settings, "stage")
     host = known_host(settings, settings.node_dir)
     as_root = any(isinstance(op, plan.DropPrivileges) and op.fakeroot for op in ops)
@@ -113,9 +123,10 @@ def start(
     if as_root:
         fakeroot, uid, gid = _become_root(settings), 0, 0
         keep_mounted = False
-    rung = choose_rung(
-        host, image, writable=writable, rootfs=settings.rootfs, layer=settings.writable, fakeroot=fakeroot
-    )
+    # The kernel's overlay wants more of the filesystem that it writes to than fuse2fs can do (RENAME_WHITEOUT).
+    layer = "fuse-overlayfs" if in_image else settings.writable
+    rung = choose_rung(host, image, writable=writable, rootfs=settings.rootfs, layer=layer, fakeroot=fakeroot)
+    rung = rung._replace(layer=layer) if in_image else rung
     unpacked = ""
     if rung.root == "unpacked":
         from hpcc.runtime.unpack import unpacked_copy
@@ -125,6 +136,7 @@ def start(
         )
 
     launcher = make_launcher(image, rung, host, stage, uid, gid)
+    launcher.take(opened)
 
     def enter() -> None:
         mount_rootfs(image, rung, host, stage, unpacked, entered=bool(fakeroot))

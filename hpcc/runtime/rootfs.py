@@ -51,6 +51,7 @@ class Rung(NamedTuple):
     as_root: bool  # in a namespace where the caller is 0, and the payload in one nested in it
     layer: str  # "" | overlay | fuse-overlayfs
     fakeroot: bool = False  # in a namespace where the caller is 0, and the payload stays there
+    owners: bool = False  # and where other owners have ids as well
 
 
 def choose_rung(
@@ -92,7 +93,7 @@ def _fakeroot(rung: Rung, host: Host, kind: str) -> Rung:
     squash = kind == "alone" and rung.root == "squashfuse" and host.squash
     # Without ids, and where squashfuse cannot help, owners are unknown to the kernel, which then copies nothing up.
     layer = "overlay" if rung.layer and host.overlay and (kind == "ids" or squash) else rung.layer
-    return rung._replace(squash=squash, as_root=False, layer=layer, fakeroot=True)
+    return rung._replace(squash=squash, as_root=False, layer=layer, fakeroot=True, owners=kind == "ids")
 
 
 def _roots(host: Host, image: Rootfs) -> list[str]:
@@ -133,7 +134,8 @@ def mount_rootfs(
         enter_user_namespace(*((0, 0) if rung.as_root else (uid, gid)))
     daemon: Daemon | None = None
     if rung.root == "squashfuse":
-        daemon = start_daemon(_squashfuse(host, image, rung, uid, gid), (image.fd,))
+        owner = (uid, gid) if rung.squash and not host.root else None
+        daemon = start_squashfuse(host, image.fd, image.offset, owner)
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
     kernel.mount("tmpfs", stage, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755")
@@ -152,11 +154,15 @@ def mount_rootfs(
         remount(target, readonly=True)
 
 
-def _squashfuse(host: Host, image: Rootfs, rung: Rung, uid: int, gid: int) -> list[str]:
-    options = f"offset={image.offset}"
-    if rung.squash and not host.root:
-        options += f",uid={uid},gid={gid}"
-    return [host.squashfuse, "-f", "-o", options, f"/proc/self/fd/{image.fd}", "{fuse}"]
+def start_squashfuse(host: Host, fd: int, offset: int, owner: tuple[int, int] | None) -> Daemon:
+    """Have a daemon wait that serves the squashfs at `offset` of an open file. `owner`: whose its files shall seem.
+
+    Raises OSError, and RuntimeUnavailable where there is none.
+    """
+    if not host.squashfuse:
+        raise RuntimeUnavailable("this host has no squashfuse_ll, or no FUSE, to mount a squashfs with", hint=_INSTALL)
+    options = f"offset={offset}" + (f",uid={owner[0]},gid={owner[1]}" if owner else "")
+    return start_daemon([host.squashfuse, "-f", "-o", options, f"/proc/self/fd/{fd}", "{fuse}"], (fd,))
 
 
 def bind(source: str, target: str) -> None:
