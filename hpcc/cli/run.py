@@ -8,6 +8,7 @@ from hpcc.cli.source import SOURCE_OPTIONS, parsed, source_settings, wanted_imag
 from hpcc.errors import RuntimeUnavailable, UsageError
 from hpcc.image import note_use
 from hpcc.records import TYPE_CHECKING
+from hpcc.runtime.binds import split_binds
 from hpcc.runtime.enter import caller, can_mount, fit, is_served, start
 from hpcc.runtime.plan import Op, describe, plan_container
 from hpcc.runtime.spec import NO_MOUNT, Container, Devices, Options, container_spec
@@ -17,10 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hpcc.local import Image
+    from hpcc.runtime.binds import Overlay
 
 _OPTIONS = (
-    Option(("-B", "--bind"), "bind a host path into the container; several by commas", "SRC[:DEST[:ro]]", many=True),
-    Option(("--mount",), "the same: type=bind,source=SRC,destination=DEST[,ro]", "SPEC", many=True),
+    Option(
+        ("-B", "--bind"),
+        "bind a host path into the container; several by commas. With :image-src=PATH[,id=N] for :ro, SRC is a "
+        "squashfs, ext3 or SIF file and PATH lies in it",
+        "SRC[:DEST[:ro]]",
+        many=True,
+    ),
+    Option(
+        ("--mount",),
+        "the same: type=bind,source=SRC,destination=DEST, then any of ,ro ,image-src=PATH ,id=N",
+        "SPEC",
+        many=True,
+    ),
     Option(("--env",), "set a variable in the container", "NAME=VALUE", many=True),
     Option(("--env-file",), "set the variables that this shell script sets", "FILE", many=True),
     Option(("--job-env",), "with a clean environment: pass Slurm's, MPI's, Dask's and GPU variables all the same"),
@@ -31,8 +44,14 @@ _OPTIONS = (
     Option(("-C", "--containall"), "--contain, a clean environment, own PID and IPC namespaces"),
     Option(("--compat",), "as Docker does: --containall, a writable root that is discarded, umask 0022"),
     Option(("--writable-tmpfs",), "a writable root that is discarded"),
-    Option(("-w", "--writable"), "write to the image itself, which must be a directory"),
-    Option(("--overlay", "-o"), "a writable root that stays in DIR; with :ro only read", "DIR[:ro]", many=True),
+    Option(("-w", "--writable"), "write to the image itself: a directory, or a SIF with an overlay partition"),
+    Option(
+        ("--overlay", "-o"),
+        "a writable root that stays in a directory or ext3 image (hpcc overlay create); with :ro, and from a "
+        "squashfs, only read; several, the later on top",
+        "PATH[:ro]",
+        many=True,
+    ),
     Option(("-S", "--scratch"), "an empty directory in the container, discarded or in --workdir", "DIR", many=True),
     Option(("-W", "--workdir"), "where --contain's home, /tmp and /var/tmp, and --scratch stay", "DIR"),
     Option(("--no-home",), "do not mount the home directory"),
@@ -174,11 +193,33 @@ def wanted_container(
     command: str, arguments: Arguments, image: "Image", words: tuple[str, ...], settings: Settings
 ) -> Container:
     """What the options, the image and the caller make together; `words` follow the image. Warns of missing devices."""
-    options = runtime_options(arguments)._replace(devices=_devices(arguments, settings))
-    path = image.name if image.name.startswith("/") else image.path  # of a link to the cache, as the user knows it
-    return container_spec(
-        image.name, path, image.config, options, command, words, caller(settings), settings.bind_paths
+    user = caller(settings)
+    options = runtime_options(arguments)._replace(
+        devices=_devices(arguments, settings), overlays=_overlays(arguments, image, user.cwd)
     )
+    path = image.name if image.name.startswith("/") else image.path  # of a link to the cache, as the user knows it
+    container = container_spec(image.name, path, image.config, options, command, words, user, settings.bind_paths)
+    if any(bind.image for bind in container.binds):
+        from hpcc.runtime.images import find_bound
+
+        container = container._replace(binds=find_bound(container.binds))
+    return container
+
+
+def _overlays(arguments: Arguments, image: "Image", cwd: str) -> "tuple[Overlay, ...]":
+    """What --overlay names, and the partitions of the image that go over its root. Warns of what is only read."""
+    own = image.sif if image.sif is not None and image.sif.overlays() else None
+    if arguments.writable and arguments.overlay:
+        raise UsageError("--writable and --overlay exclude each other", hint="Each says where what is written goes.")
+    if not arguments.overlay and own is None:
+        return ()
+    from hpcc.runtime.images import find_overlays
+
+    texts = [text for item in arguments.overlay for text in split_binds(item)]
+    found, warnings = find_overlays(texts, cwd, image=image.path, own=own, writable=arguments.writable)
+    for text in warnings if not (arguments.quiet or arguments.silent) else ():
+        say("WARNING", text)
+    return found
 
 
 def show_plan(ops: tuple[Op, ...]) -> None:
@@ -222,7 +263,6 @@ def runtime_options(arguments: Arguments) -> Options:
         add_caps=arguments.add_caps or "",
         drop_caps="all" if arguments.no_privs else arguments.drop_caps or "",
         keep_privs=arguments.keep_privs,
-        overlay=tuple(arguments.overlay),
         scratch=tuple(arguments.scratch),
         workdir=arguments.workdir,
         no_mount=_left_out(arguments),

@@ -128,7 +128,7 @@ class InstanceLauncher(Launcher):
         self._keeper = keeper
         self._heard, keeper.inner = os.pipe()
 
-    def _stay_beside(self, child: int, op: plan.Unshare) -> int:
+    def _stay_beside(self, child: int, op: plan.Unshare | None) -> int:
         keeper = self._keeper
         os.close(keeper.inner)
         with open(self._heard, "rb") as file:

@@ -25,6 +25,8 @@ from hpcc.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hpcc.runtime.images import Opened
+
 
 def caller(settings: Settings) -> Caller:
     """Who calls, from where."""
@@ -116,9 +118,16 @@ def start(
     if layer.writable == "image" and image.kind != "directory":
         raise UsageError(
             f"--writable: {image.path} is a file that is only read",
-            hint="It takes a directory. --writable-tmpfs discards what is written, --overlay DIR keeps it.",
+            hint="It takes a directory, or a SIF with an overlay partition (`hpcc overlay create`). --writable-tmpfs "
+            "discards what is written, --overlay keeps it.",
         )
     writable = layer.writable in ("tmpfs", "overlay") or bool(layer.overlays)
+    opened: tuple[Opened, ...] = ()
+    in_image = any(each.image and not each.readonly for each in layer.overlays)
+    if mounts := [op for op in ops if isinstance(op, plan.MountImage)]:
+        from hpcc.runtime.images import open_images
+
+        opened = open_images(mounts, settings)
     stage = node_directory(settings, "stage")
     as_root = any(isinstance(op, plan.DropPrivileges) and op.fakeroot for op in ops)
     host = known_host(settings, settings.node_dir, as_user=as_user or as_root)
@@ -128,15 +137,18 @@ def start(
     if as_root:
         fakeroot, uid, gid = _become_root(settings), 0, 0
         keep_mounted = False
+    # The kernel's overlay wants more of the filesystem that it writes to than fuse2fs can do (RENAME_WHITEOUT).
+    way = "fuse-overlayfs" if in_image else settings.writable
     rung = choose_rung(
         host,
         image,
         writable=writable,
         rootfs=settings.rootfs,
-        layer=settings.writable,
+        layer=way,
         fakeroot=fakeroot,
         kept=bool(layer.overlays),
     )
+    rung = rung._replace(layer=way) if in_image else rung
     unpacked = ""
     if rung.root == "unpacked":
         from hpcc.runtime.store import Limits
@@ -147,6 +159,7 @@ def start(
         unpacked = unpacked_copy(image, node_directory(settings, "unpacked-v1"), limits, in_memory=in_memory)
 
     launcher = make_launcher(image, rung, host, stage, uid, gid)
+    launcher.take(opened)
 
     def enter() -> None:
         mount_rootfs(image, rung, host, stage, unpacked, entered=bool(fakeroot))

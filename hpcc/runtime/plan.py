@@ -28,17 +28,57 @@ class Unshare(NamedTuple):
     implied: tuple[str, ...] = ()
 
 
+class MountImage(NamedTuple):
+    """A filesystem in a file of the host, mounted beside the container's root; others name it by its number, from 1.
+
+    kind: "squashfs" or "ext". id: of the object of a SIF that has it, 0 where the file itself is one.
+    """
+
+    number: int
+    path: str
+    kind: str
+    readonly: bool
+    id: int = 0
+
+
+class Upper(NamedTuple):
+    """A layer over the image's root, in a directory with upper/ and work/, or in a mounted image.
+
+    image: its number, 0 for a directory of the host. whole: the image's own root is the layer.
+    """
+
+    path: str
+    readonly: bool
+    image: int = 0
+    whole: bool = False
+
+
+class Point(NamedTuple):
+    """Where the image must have something to mount on: a directory, a file, or (None) what the source is.
+
+    image: the number of the mounted image in which the source is a path, 0 for the host.
+    """
+
+    path: str
+    directory: bool | None
+    source: str = ""
+    image: int = 0
+
+
 class Layer(NamedTuple):
     """The root of the container: the image, with the mount points that it lacks; writable or not.
 
-    writable: "", "tmpfs" (discarded), "overlay" (the last of `overlays`), or "image" (the directory that it is)
-    overlays: directories with an upper/ each, lowest first, and whether they are only read
-    points: (path, whether it is a directory; None: what the source on the host is, path of the source)
+    writable: "", "tmpfs" (discarded), "overlay" (the one of `overlays` that is), or "image" (the directory that it is)
+    overlays: lowest first; the one that is written to goes on top all the same
     """
 
     writable: str
-    overlays: tuple[tuple[str, bool], ...]
-    points: tuple[tuple[str, bool | None, str], ...]
+    overlays: tuple[Upper, ...]
+    points: tuple[Point, ...]
+
+
+class StayBeside(NamedTuple):
+    """What follows happens in a child; this process waits for it, and then until what it wrote is in its images."""
 
 
 class Mount(NamedTuple):
@@ -50,11 +90,14 @@ class Mount(NamedTuple):
 
 
 class BindMount(NamedTuple):
+    """image: the number of the mounted image in which the source is a path, 0 for the host."""
+
     source: str
     target: str
     readonly: bool = False
     optional: bool = False
     device: bool = False  # device files stay usable
+    image: int = 0
 
 
 class Link(NamedTuple):
@@ -122,8 +165,10 @@ class Join(NamedTuple):
 
 Op = (
     KeptDirectory
-    | Unshare
+    | MountImage
     | Layer
+    | StayBeside
+    | Unshare
     | Mount
     | BindMount
     | Link
@@ -151,10 +196,14 @@ _DEV_LINKS = (
 
 def plan_container(container: Container) -> tuple[Op, ...]:
     """The operations, in their order."""
-    mounts = [*_system(container), *_user(container)]
+    images = _images(container)
+    mounts = [*_system(container), *_user(container, images)]
     # The layer first: a daemon that serves it is then no child of the payload's, and not in its PID namespace.
     ops: list[Op] = [KeptDirectory(*each) for each in container.kept]
-    ops.append(Layer(container.writable, container.overlays, tuple(_points(mounts))))
+    ops += images.values()
+    ops.append(Layer(container.writable, tuple(_uppers(container, images)), tuple(_points(mounts))))
+    if "pid" not in container.namespaces and not all(each.readonly for each in images.values()):
+        ops.append(StayBeside())
     if container.namespaces:
         ops.append(Unshare(container.namespaces, container.hostname, container.init, container.implied))
     ops += mounts
@@ -229,21 +278,45 @@ def _devices(container: Container) -> list[Op]:
     return [*ops, *(Link(target, path) for target, path in _DEV_LINKS)]
 
 
-def _user(container: Container) -> list[Op]:
+def _images(container: Container) -> dict[tuple[str, int], MountImage]:
+    """By file and object. One that is used several times is mounted once, to be written to if any of them does."""
+    used = [(each.path, each.kind, each.readonly, each.id) for each in container.overlays if each.kind != "directory"]
+    used += [(each.image, each.kind, each.readonly, each.id) for each in container.binds if each.image]
+    found: dict[tuple[str, int], MountImage] = {}
+    for path, kind, readonly, id in used:
+        known = found.get((path, id)) or MountImage(len(found) + 1, path, kind, True, id)
+        found[path, id] = known._replace(readonly=known.readonly and readonly)
+    return found
+
+
+def _uppers(container: Container, images: dict[tuple[str, int], MountImage]) -> list[Upper]:
+    return [
+        Upper(each.path, each.readonly)
+        if each.kind == "directory"
+        else Upper(each.path, each.readonly, images[each.path, each.id].number, each.kind == "squashfs")
+        for each in container.overlays
+    ]
+
+
+def _user(container: Container, images: dict[tuple[str, int], MountImage]) -> list[Op]:
     ops: list[Op] = [
         Mount("tmpfs", path, "mode=1777" if path in ("/tmp", "/var/tmp") else "mode=0755")
         for path in container.temporary
     ]
-    ops += [BindMount(*bind) for bind in (*container.devices, *container.binds)]
+    for bind in (*container.devices, *container.binds):
+        number = images[bind.image, bind.id].number if bind.image else 0
+        ops.append(BindMount(bind.source, bind.target, bind.readonly, bind.optional, bind.device, number))
     return ops
 
 
-def _points(mounts: list[Op]) -> list[tuple[str, bool | None, str]]:
-    """Where the image must have something to mount on. What lies below an earlier target is that one's business."""
-    points: list[tuple[str, bool | None, str]] = []
+def _points(mounts: list[Op]) -> list[Point]:
+    """What lies below an earlier target is that one's business."""
+    points: list[Point] = []
     for op in mounts:
-        if isinstance(op, Mount | BindMount) and not any(op.target.startswith(path + "/") for path, _, _ in points):
-            points.append((op.target, None, op.source) if isinstance(op, BindMount) else (op.target, True, ""))
+        if isinstance(op, Mount | BindMount) and not any(op.target.startswith(each.path + "/") for each in points):
+            points.append(
+                Point(op.target, None, op.source, op.image) if isinstance(op, BindMount) else Point(op.target, True)
+            )
     return points
 
 

@@ -14,7 +14,7 @@ import posixpath
 
 from hpcc.errors import UsageError
 from hpcc.records import TYPE_CHECKING, NamedTuple
-from hpcc.runtime.binds import Bind, absolute, parse_bind, parse_mount, split_binds
+from hpcc.runtime.binds import Bind, Overlay, absolute, parse_bind, parse_mount, split_binds
 from hpcc.runtime.environment import RunConfig, container_environment
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Options(NamedTuple):
     add_caps: str = ""
     drop_caps: str = ""
     keep_privs: bool = False
-    overlay: tuple[str, ...] = ()
+    overlays: tuple[Overlay, ...] = ()  # of all kinds, as images.py has found them
     scratch: tuple[str, ...] = ()
     workdir: str | None = None
     no_mount: tuple[str, ...] = ()
@@ -119,7 +119,7 @@ class Container(NamedTuple):
     hostname: str
     init: bool
     writable: str  # "", "tmpfs", "image", or "overlay"
-    overlays: tuple[tuple[str, bool], ...]  # directories, lowest first, and whether they are only read
+    overlays: tuple[Overlay, ...]  # lowest first
     umask: int
     fakeroot: bool = False
     capabilities: int = 0  # a mask of those that the payload keeps
@@ -214,7 +214,7 @@ def container_spec(
         options.hostname or "",
         "pid" in namespaces and not (options.no_init or compat),
         _writable(options),
-        tuple(_overlay(text, caller.cwd) for item in options.overlay for text in split_binds(item)),
+        options.overlays,
         0o022 if options.no_umask or compat else caller.umask,
         options.fakeroot,
         _capabilities(options),
@@ -236,21 +236,18 @@ def _capabilities(options: Options) -> int:
 
 def _writable(options: Options) -> str:
     """What writes to the root go to. UsageError for options that exclude each other."""
-    overlay = any(not text.endswith(":ro") for item in options.overlay for text in split_binds(item))
-    chosen = {"--writable": options.writable, "--overlay": overlay, "--writable-tmpfs": options.writable_tmpfs}
+    overlay = any(not each.readonly for each in options.overlays)  # with --writable it is the image's own
+    chosen = {
+        "--writable": options.writable,
+        "--overlay": overlay and not options.writable,
+        "--writable-tmpfs": options.writable_tmpfs,
+    }
     given = [name for name, is_given in chosen.items() if is_given]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other", hint="Each says where what is written goes.")
-    if options.compat and not given:
-        return "tmpfs"
-    return {"--writable": "image", "--overlay": "overlay", "--writable-tmpfs": "tmpfs"}[given[0]] if given else ""
-
-
-def _overlay(text: str, cwd: str) -> tuple[str, bool]:
-    path, colon, option = text.rpartition(":")
-    if colon and option not in ("ro", "rw"):
-        path, colon = text, ""
-    return posixpath.normpath(posixpath.join(cwd, path if colon else text)), colon == ":" and option == "ro"
+    if overlay or not given:
+        return "overlay" if overlay else "tmpfs" if options.compat else ""
+    return "image" if options.writable else "tmpfs"
 
 
 def _home(options: Options, caller: Caller) -> tuple[str, str]:
@@ -283,7 +280,9 @@ def _devices(binds: tuple[Bind, ...], contain: bool) -> tuple[Bind, ...]:
 
 def _is_covered(path: str, binds: list[Bind]) -> bool:
     return any(
-        bind.source == bind.target and (path == bind.source or path.startswith(bind.source + "/")) for bind in binds
+        bind.source == bind.target and (path == bind.source or path.startswith(bind.source + "/"))
+        for bind in binds
+        if not bind.image
     )
 
 

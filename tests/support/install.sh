@@ -14,7 +14,9 @@ needed=(
   attr              # getfattr, setfattr: extended attributes as others see them
   busybox-static    # the smallest payload
   docker-registry   # a real registry
+  e2fsprogs         # mke2fs, e2fsck, debugfs: makers and judges of ext3 images
   fuse-overlayfs    # writable layers with squashed owners
+  fuse2fs           # ext3 images of users
   fuse3             # fusermount3, which only other people's tools need
   gcc               # libraries that make file locks misbehave; with libc6-dev
   iproute2          # ip: an address in a network namespace of a test's own
