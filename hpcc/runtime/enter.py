@@ -109,7 +109,6 @@ def start(
         )
     writable = bool({"tmpfs", "overlay"} & set(layers))
     opened: tuple[Opened, ...] = ()
-    in_image = any(each.image and not each.readonly for each in uppers)
     if mounts := [op for op in ops if isinstance(op, plan.MountImage)]:
         from hpcc.runtime.images import open_images
 
@@ -123,10 +122,13 @@ def start(
     if as_root:
         fakeroot, uid, gid = _become_root(settings), 0, 0
         keep_mounted = False
-    # The kernel's overlay wants more of the filesystem that it writes to than fuse2fs can do (RENAME_WHITEOUT).
-    layer = "fuse-overlayfs" if in_image else settings.writable
+    # The kernel's overlay wants more of what it writes to than fuse2fs can do (RENAME_WHITEOUT), and so does not know
+    # how fuse-overlayfs notes in such an image what was deleted.
+    in_ext = [each.readonly for each in uppers if each.image and not each.whole]
+    layer = "fuse-overlayfs" if in_ext and (host.fuse_overlayfs or not all(in_ext)) else settings.writable
     rung = choose_rung(host, image, writable=writable, rootfs=settings.rootfs, layer=layer, fakeroot=fakeroot)
-    rung = rung._replace(layer=layer) if in_image else rung
+    if writable and layer == "fuse-overlayfs":
+        rung = rung._replace(layer=layer)
     unpacked = ""
     if rung.root == "unpacked":
         from hpcc.runtime.unpack import unpacked_copy
