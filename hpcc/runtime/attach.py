@@ -8,6 +8,7 @@ Always by FUSE, for root too: a kernel is no judge of filesystems that anybody m
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import contextmanager
@@ -104,12 +105,12 @@ class Attached:
                     os.mkdir(path, 0o755)
                 status = os.lstat(path)
                 if not upper.readonly and not os.access(path, os.W_OK):
-                    raise PermissionError(13, os.strerror(13))
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             except OSError as error:
-                raise UsageError(
-                    f"--overlay {upper.path}: {name}/ in it: {error.strerror}",
-                    hint="`hpcc overlay create` makes one with an upper/ of yours, or of --fakeroot's root.",
-                ) from None
+                hint = "`hpcc overlay create` makes one with an upper/ of yours, or of --fakeroot's root."
+                if error.errno not in (errno.ENOENT, errno.EACCES):
+                    hint = f"`e2fsck -f {upper.path}` says whether it is damaged."
+                raise UsageError(f"--overlay {upper.path}: {name}/ in it: {error.strerror}", hint=hint) from None
             if not stat.S_ISDIR(status.st_mode):  # a link would lead out of the image
                 raise InvalidImage(f"--overlay {upper.path}: its {name} is no directory")
         return place

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -123,7 +124,6 @@ def start(
         )
     writable = layer.writable in ("tmpfs", "overlay") or bool(layer.overlays)
     opened: tuple[Opened, ...] = ()
-    in_image = any(each.image and not each.readonly for each in layer.overlays)
     if mounts := [op for op in ops if isinstance(op, plan.MountImage)]:
         from hpcc.runtime.images import open_images
 
@@ -137,8 +137,10 @@ def start(
     if as_root:
         fakeroot, uid, gid = _become_root(settings), 0, 0
         keep_mounted = False
-    # The kernel's overlay wants more of the filesystem that it writes to than fuse2fs can do (RENAME_WHITEOUT).
-    way = "fuse-overlayfs" if in_image else settings.writable
+    # The kernel's overlay wants more of what it writes to than fuse2fs can do (RENAME_WHITEOUT), and so does not know
+    # how fuse-overlayfs notes in such an image what was deleted.
+    in_ext = [each.readonly for each in layer.overlays if each.image and not each.whole]
+    way = "fuse-overlayfs" if in_ext and (host.fuse_overlayfs or not all(in_ext)) else settings.writable
     rung = choose_rung(
         host,
         image,
@@ -148,7 +150,8 @@ def start(
         fakeroot=fakeroot,
         kept=bool(layer.overlays),
     )
-    rung = rung._replace(layer=way) if in_image else rung
+    if in_ext and way == "fuse-overlayfs":
+        rung = rung._replace(layer=way)
     unpacked = ""
     if rung.root == "unpacked":
         from hpcc.runtime.store import Limits
@@ -183,7 +186,11 @@ def start(
 
 def is_served(settings: Settings) -> bool:
     """Whether the image of the container beside which `start` stayed still has its server, or never needed one."""
-    return _answers(os.path.join(settings.node_dir, "stage", "rootfs"))
+    try:
+        os.statvfs(os.path.join(settings.node_dir, "stage", "rootfs"))
+    except OSError as error:
+        return error.errno not in (errno.ENOTCONN, errno.ECONNABORTED)
+    return True
 
 
 def _become_root(settings: Settings) -> str:

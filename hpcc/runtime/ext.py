@@ -13,6 +13,7 @@ What was written is in the file when fuse2fs has ended; then the lock goes, too.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 
@@ -95,12 +96,14 @@ def _help(image: Opened, target: str, wait: int, alive: int, says: int) -> NoRet
     try:
         os.setsid()
         kernel.unshare(kernel.CLONE_NEWNS)
-        if os.fork() == 0:
+        daemon = os.fork()
+        if daemon == 0:
             _become(image, target, alive, says)
         os.close(alive)
         os.close(says)
-        if os.read(wait, 1) == b"g":
-            kernel.unmount(target)
+        if os.read(wait, 1) != b"g":  # whoever was to have the mount is gone
+            os.kill(daemon, 15)
+        kernel.unmount(target)
     finally:
         os._exit(0)
 
@@ -145,8 +148,10 @@ def _await_mount(mounts: int, alive: int, said: int, target: str) -> bytes | Non
         try:
             if os.stat(target).st_dev != below:
                 return None
-        except OSError:
-            pass  # it has ended; the pipe says so
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+                return None  # an answer, if of a damaged image
+            # else it has ended, and the pipe says so
         if alive in ready:
             return words
 

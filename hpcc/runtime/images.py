@@ -73,6 +73,8 @@ def find_overlays(
     warnings: list[str] = []
     if own is not None:
         what = "--writable" if writable else image
+        if writable and not os.access(image, os.W_OK):
+            raise UsageError(f"--writable: {image} is not yours to write", hint="chmod u+w, or a copy of your own.")
         found += _partitions(Overlay(image, not writable), own, what, [])
         if writable and all(each.readonly for each in found):
             raise UsageError(
@@ -80,8 +82,6 @@ def find_overlays(
                 hint=f"`hpcc overlay create {image}` adds one. --writable-tmpfs discards what is written, "
                 "--overlay DIR keeps it.",
             )
-        if writable and not os.access(image, os.W_OK):
-            raise UsageError(f"--writable: {image} is not yours to write", hint="chmod u+w, or a copy of your own.")
     for text in texts:
         wanted = parse_overlay(text, cwd)
         found += _overlay(wanted, f"--overlay {text}", warnings)
