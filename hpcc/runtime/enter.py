@@ -87,11 +87,12 @@ def start(
     keep_mounted: bool,
     as_user: bool = False,
     make_launcher: Callable[..., Launcher] = Launcher,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Run a plan on an image. Returns only in a process that stayed beside the payload: the payload's status.
 
     keep_mounted: use, and leave, a holder for the image's mount. as_user: real root goes the way of users.
-    make_launcher: for who does more than run it.
+    make_launcher: for who does more than run it. tell: as for Launcher.
     """
     # Whoever starts us with SIGCHLD ignored would have the kernel take our children's statuses away.
     import _signal  # type: ignore[import-not-found]  # unlike signal, it makes no enums
@@ -124,7 +125,7 @@ def start(
             image, node_directory(settings, "unpacked-v1"), in_memory=settings.origins["node_dir"] != "default"
         )
 
-    launcher = make_launcher(image, rung, host, stage, uid, gid)
+    launcher = make_launcher(image, rung, host, stage, uid, gid, tell)
 
     def enter() -> None:
         mount_rootfs(image, rung, host, stage, unpacked, entered=bool(fakeroot))

@@ -4,9 +4,12 @@ Paths that operations name are paths in the container. The root filesystem of th
 of it, when the first operation runs (rootfs.py).
 """
 
-from hpcc.records import NamedTuple
+from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.runtime.environment import script
 from hpcc.runtime.spec import Container
+
+if TYPE_CHECKING:
+    from hpcc.runtime.limits import Setting
 
 
 class KeptDirectory(NamedTuple):
@@ -25,6 +28,17 @@ class Unshare(NamedTuple):
     kinds: tuple[str, ...]
     hostname: str
     init: bool
+
+
+class Limit(NamedTuple):
+    """A cgroup of its own, with these settings, for all that follows Unshare; hpcc stays outside, and removes it.
+
+    `option`: who asks for it. `fork`: what follows happens in a child, as it does with a PID namespace anyway.
+    """
+
+    settings: "tuple[Setting, ...]"
+    option: str
+    fork: bool
 
 
 class Layer(NamedTuple):
@@ -74,6 +88,13 @@ class Accounts(NamedTuple):
     home: str
 
 
+class Confine(NamedTuple):
+    """What SELinux (a label) or AppArmor (a profile) makes of the payload, from its execution on."""
+
+    selinux: str
+    apparmor: str
+
+
 class Pivot(NamedTuple):
     """The container's root becomes the process's root; the host's filesystem is gone."""
 
@@ -84,15 +105,31 @@ class ChangeDirectory(NamedTuple):
     candidates: tuple[str, ...]
 
 
+class App(NamedTuple):
+    """The image must have this SCIF app, and of it the file `runs`, if that is not empty."""
+
+    name: str
+    runs: str = ""
+
+
 class DropPrivileges(NamedTuple):
     """No new privileges, and no capability in any set but those in the mask `kept`.
 
     fakeroot: they are those of a user namespace in which the payload is root; set-user-id programs may regain them.
+    identity: (uid, gids) of the payload, where they are not the caller's.
     """
 
     umask: int
     kept: int = 0
     fakeroot: bool = False
+    identity: tuple[int, tuple[int, ...]] | None = None
+
+
+class Filter(NamedTuple):
+    """The system calls of the payload are filtered: a seccomp profile, as a program for the kernel."""
+
+    profile: str
+    program: bytes
 
 
 class Execute(NamedTuple):
@@ -122,15 +159,19 @@ class Join(NamedTuple):
 Op = (
     KeptDirectory
     | Unshare
+    | Limit
     | Layer
     | Mount
     | BindMount
     | Link
     | MakeDirectory
     | Accounts
+    | Confine
     | Pivot
+    | App
     | ChangeDirectory
     | DropPrivileges
+    | Filter
     | Execute
     | Startscript
     | Join
@@ -154,15 +195,36 @@ def plan_container(container: Container) -> tuple[Op, ...]:
     # The layer first: a daemon that serves it is then no child of the payload's, and not in its PID namespace.
     ops: list[Op] = [KeptDirectory(*each) for each in container.kept]
     ops.append(Layer(container.writable, container.overlays, tuple(_points(mounts))))
+    if container.limits:
+        ops.append(Limit(container.limits, container.limits_by, "pid" not in container.namespaces))
     if container.namespaces:
         ops.append(Unshare(container.namespaces, container.hostname, container.init))
     ops += mounts
     ops.append(Accounts(*container.account, container.home))
-    ops.append(Pivot())
+    return (*ops, *_confinement(container), Pivot(), *_payload(container))
+
+
+def _confinement(container: Container) -> list[Op]:
+    security = container.security
+    return (
+        [Confine(security.selinux, security.apparmor)] if security and (security.selinux or security.apparmor) else []
+    )
+
+
+def _payload(container: Container) -> list[Op]:
+    """What happens in the container's root."""
+    ops: list[Op] = []
+    by_script = container.scripts or bool(container.app)
+    text = script(container.override, scripts=container.scripts, app=container.app) if by_script else ""
+    if container.app:
+        runs = container.argv[0] if container.argv[0].startswith(f"/scif/apps/{container.app}/scif/") else ""
+        ops.append(App(container.app, runs))
     ops.append(ChangeDirectory(container.cwd))
-    ops.append(DropPrivileges(container.umask, container.capabilities, container.fakeroot))
-    ops.append(Execute(container.argv, container.environment, script(container.override) if container.scripts else ""))
-    return tuple(ops)
+    ops.append(DropPrivileges(container.umask, container.capabilities, container.fakeroot, container.identity))
+    if container.security and container.security.seccomp:
+        ops.append(Filter(container.security.seccomp, container.security.program))
+    ops.append(Execute(container.argv, container.environment, text))
+    return ops
 
 
 def plan_instance(container: Container, name: str, arguments: tuple[str, ...] | None) -> tuple[Op, ...]:
@@ -172,13 +234,14 @@ def plan_instance(container: Container, name: str, arguments: tuple[str, ...] | 
     last = ops[-1]
     if arguments is None or not isinstance(last, Execute):
         return ops
-    return (*ops[:-1], Startscript(STARTSCRIPT, arguments, last.environment, last.script))
+    path = f"/scif/apps/{container.app}/scif/startscript" if container.app else STARTSCRIPT
+    return (*ops[:-1], Startscript(path, arguments, last.environment, last.script))
 
 
 def plan_join(container: Container, name: str, pid: int) -> tuple[Op, ...]:
     """What is left of a plan where the root is there already: join, and what a plan does after Pivot."""
-    ops = plan_container(_named(container, name))
-    return (Join(name, pid), *ops[ops.index(Pivot()) + 1 :])
+    container = _named(container, name)
+    return (Join(name, pid), *_confinement(container), *_payload(container))
 
 
 def _named(container: Container, name: str) -> Container:
@@ -241,6 +304,10 @@ def describe(op: Op) -> str:
         )
     if isinstance(op, Startscript):
         return f"Startscript {' '.join((op.path, *op.arguments))}, {len(op.environment)} variables"
+    if isinstance(op, Filter):
+        return f"Filter profile={op.profile!r}, {len(op.program) // 8} instructions"
+    if isinstance(op, Limit):
+        return f"Limit {', '.join(f'{each.file}={each.text!r}' for each in op.settings)}"
     fields = ", ".join(
         f"{name}={value!r}" for name, value in op._asdict().items() if value not in ("", False, None, ())
     )
