@@ -32,6 +32,10 @@ _VERSION1 = (
     "The administrator can have version 2 alone: systemd.unified_cgroup_hierarchy=1 on the kernel's command line. "
     "A batch job asks its batch system (`srun --mem`, `--cpus-per-task`)."
 )
+_NOT_GIVEN = (
+    "The administrator can delegate more to users: `Delegate=cpu cpuset io memory pids` below [Service] in "
+    "/etc/systemd/system/user@.service.d/delegate.conf."
+)
 _PATIENCE = 1.0  # seconds until the kernel has buried those that were killed
 
 
@@ -156,7 +160,7 @@ def prepare(settings: tuple[Setting, ...], option: str) -> None:
             from hpcc.runtime.scope import enter_scope
 
             why = enter_scope(tree)
-            hint = _VERSION1 if "of version 1" in place else _HINT
+            hint = _VERSION1 if "of version 1" in place else _NOT_GIVEN if "not been given" in place else _HINT
             raise RuntimeUnavailable(f"{option}: {place}" + (f"; {why}" if why else ""), hint=hint)
         if place.alone:
             os.makedirs(f"{place.path}/{_BESIDE}", exist_ok=True)

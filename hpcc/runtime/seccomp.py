@@ -206,7 +206,7 @@ def _compare(condition: _Condition) -> list[_Code]:
     operator, value = condition.operator, condition.value
     upper, lower = value >> 32, value & 0xFFFFFFFF
     if operator == "MASKED_EQ":
-        second = condition.second
+        second = condition.second & value
         return [
             high, _Code(_AND, upper), _Code(_EQUAL, second >> 32, 0, -1),
             low, _Code(_AND, lower), _Code(_EQUAL, second & 0xFFFFFFFF, 0, -1),
