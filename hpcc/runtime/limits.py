@@ -265,7 +265,9 @@ def _cpuset(text: str | None, file: str, name: str) -> list[Setting]:
         return []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not (part.isascii() and first.isdecimal() and (last.isdecimal() and int(first) <= int(last) if dash else True)):
+        if not (
+            part.isascii() and first.isdecimal() and (last.isdecimal() and int(first) <= int(last) if dash else True)
+        ):
             raise UsageError(f"{name} {text!r}: it is not a list such as 0-3,7")
     return [Setting(file, text)]
 

@@ -32,13 +32,13 @@ def enter_scope(tree: Tree) -> str:
         if own_limit(directory):
             return ""
     unit = f"hpcc-{os.getpid()}-{time.monotonic_ns():x}"
-    command = [_PROGRAM, *(["--user"] if uid else []), "--scope", "--quiet", "--collect", "--property=Delegate=yes"]
+    command = [_PROGRAM, *(["--user"] if uid else []), "--scope", "--collect", "--property=Delegate=yes"]
     why = _try([*command, f"--unit={unit}-try", "--", "/bin/true"])
     if why:
         return why
     old = os.environ.get(_INVOCATION)
     same = ["/usr/bin/env", *(["-u", _INVOCATION] if old is None else [f"{_INVOCATION}={old}"])]
-    argv = [*command, f"--unit={unit}", "--", *same, sys.executable, *sys.orig_argv[1:]]
+    argv = [*command, "--quiet", f"--unit={unit}", "--", *same, sys.executable, *sys.orig_argv[1:]]
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
@@ -59,6 +59,6 @@ def _try(argv: list[str]) -> str:
     os.close(null)
     os.close(write)
     with open(read, "rb") as file:
-        said = file.read(1 << 16).decode("utf-8", "replace").split("\n")
+        said = file.read(1 << 16).decode("utf-8", "replace").strip().split("\n")
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return "" if status == 0 else f"systemd-run: {said[0].strip() or f'status {status}'}"
+    return "" if status == 0 else f"systemd-run: {said[-1] or f'status {status}'}"

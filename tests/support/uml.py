@@ -77,7 +77,7 @@ def run_in_uml(script: str, results: Path, *, systemd: bool = False, timeout: fl
         start = _BY_SYSTEMD.format(units=units, systemd=SYSTEMD)
     init.write_text(_INIT.format(results=results, start=start))
     init.chmod(0o755)
-    argv = [program, "mem=768M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}",
+    argv = [program, "mem=512M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}",
             f"uml_dir={results}", "con=null", "con0=null,fd:1", "quiet"]  # fmt: skip
     with open(results / "console", "wb") as console:
         kernel = subprocess.Popen(
