@@ -72,7 +72,9 @@ _SHOW: dict[str, Callable[[Any], list[str]]] = {
     "labels": lambda labels: [f"{key}: {labels[key]}" for key in sorted(labels)],
     "deffile": lambda text: [text.rstrip("\n")],
     "runscript": lambda text: [text.rstrip("\n")],
-    "environment": lambda scripts: [line for path in sorted(scripts) for line in (f"=== {path} ===", scripts[path])],
+    "environment": lambda scripts: [
+        line for path in sorted(scripts) for line in (f"=== {path} ===", scripts[path], "")
+    ],
 }
 
 

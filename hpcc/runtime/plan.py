@@ -219,8 +219,10 @@ def _payload(container: Container) -> list[Op]:
     if container.app:
         runs = container.argv[0] if container.argv[0].startswith(f"/scif/apps/{container.app}/scif/") else ""
         ops.append(App(container.app, runs))
-    ops.append(ChangeDirectory(container.cwd))
-    ops.append(DropPrivileges(container.umask, container.capabilities, container.fakeroot, container.identity))
+    drop = DropPrivileges(container.umask, container.capabilities, container.fakeroot, container.identity)
+    # Root finds its way to any directory; somebody else should not be left in one of root's.
+    there = ChangeDirectory(container.cwd)
+    ops += [drop, there] if container.identity else [there, drop]
     if container.security and container.security.seccomp:
         ops.append(Filter(container.security.seccomp, container.security.program))
     ops.append(Execute(container.argv, container.environment, text))
