@@ -21,6 +21,8 @@ _SYS_MOUNT_SETATTR = 442  # on each architecture
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 24, 36, 38, 47
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_PR_GET_SECUREBITS, _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 27, 28, 4
 _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 CAP_SYS_ADMIN = 21
@@ -143,3 +145,24 @@ def limit_capabilities(kept: int) -> None:
     for capability in range(kept.bit_length()):
         if kept >> capability & 1:
             _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0)
+
+
+def set_ids(uid: int, gids: tuple[int, ...]) -> None:
+    """Become this user, with the first of `gids` as group and the others beside it, and keep all capabilities."""
+    bits = _libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
+    _check(_libc.prctl(_PR_SET_SECUREBITS, bits | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
+    os.setgroups(gids[1:])
+    os.setresgid(gids[0], gids[0], gids[0])
+    os.setresuid(uid, uid, uid)
+    _check(_libc.prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0))
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog"""
+
+    _fields_ = (("length", ctypes.c_ushort), ("codes", ctypes.c_char_p))
+
+
+def set_seccomp(program: bytes) -> None:
+    """Filter the system calls of this process from now on: seccomp(2). EACCES: it can still gain privileges."""
+    _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(program) // 8, program)), 0, 0))

@@ -105,11 +105,12 @@ def start(
     keep_mounted: bool,
     as_user: bool = False,
     make_launcher: Callable[..., Launcher] = Launcher,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Run a plan on an image. Returns only in a process that stayed beside the payload: the payload's status.
 
     keep_mounted: use, and leave, a holder for the image's mount. as_user: real root goes the way of users.
-    make_launcher: for who does more than run it.
+    make_launcher: for who does more than run it. tell: as for Launcher.
     """
     # Whoever starts us with SIGCHLD ignored would have the kernel take our children's statuses away.
     import _signal  # type: ignore[import-not-found]  # unlike signal, it makes no enums
@@ -161,7 +162,7 @@ def start(
         in_memory = settings.origins["node_dir"] != "default"
         unpacked = unpacked_copy(image, node_directory(settings, "unpacked-v1"), limits, in_memory=in_memory)
 
-    launcher = make_launcher(image, rung, host, stage, uid, gid)
+    launcher = make_launcher(image, rung, host, stage, uid, gid, tell)
     launcher.take(opened)
 
     def enter() -> None:

@@ -18,7 +18,7 @@ from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime import plan
 from hpcc.runtime.host import Host, enter_user_namespace
-from hpcc.runtime.payload import become, restore_signals, some_shell
+from hpcc.runtime.payload import become, require_app, restore_signals, some_shell
 from hpcc.runtime.rootfs import RDONLY, Rootfs, Rung, bind, remount
 from hpcc.runtime.stage import make_points, resolve
 from hpcc.runtime.underlay import build_underlay
@@ -27,18 +27,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hpcc.runtime.attach import Attached
+    from hpcc.runtime.cgroups import Group
     from hpcc.runtime.images import Opened
 
 
 class Launcher:
     """Carries out operations in namespaces that rootfs.py or hold.py has entered. For one run, then gone."""
 
-    def __init__(self, image: Rootfs, rung: Rung, host: Host, stage: str, uid: int, gid: int) -> None:
-        self._image, self._rung, self._host = image, rung, host
+    def __init__(
+        self,
+        image: Rootfs,
+        rung: Rung,
+        host: Host,
+        stage: str,
+        uid: int,
+        gid: int,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """tell: hears what the user should know of a run that has ended."""
+        self._image, self._rung, self._host, self._tell = image, rung, host, tell
         self._stage, self._uid, self._gid = stage, uid, gid
         self._session = f"{stage}/session"
         self._final = -1
         self._release_signals: Callable[[], None] | None = None  # of a process that holds them back until it execs
+        self._group: Group | None = None  # the payload's cgroup, where it has limits
+        self._filter = b""
+        self._dies_with_parent = False
         self._own: set[int] = set()  # devices of tmpfs's that this run made: there it may make mount points
         self._opened: tuple[Opened, ...] = ()
         self._images: Attached | None = None
@@ -53,6 +67,7 @@ class Launcher:
             plan.KeptDirectory: self._kept_directory,
             plan.MountImage: self._mount_image,
             plan.Layer: self._layer,
+            plan.Limit: self._limit,
             plan.StayBeside: self._stay,
             plan.Unshare: self._unshare,
             plan.Mount: self._mount,
@@ -60,9 +75,12 @@ class Launcher:
             plan.Link: self._link,
             plan.MakeDirectory: self._make_directory,
             plan.Accounts: self._accounts,
+            plan.Confine: self._confine,
             plan.Pivot: self._pivot,
+            plan.App: self._app,
             plan.ChangeDirectory: self._change_directory,
             plan.DropPrivileges: self._drop_privileges,
+            plan.Filter: self._set_filter,
             plan.Execute: self._execute,
             plan.Startscript: self._startscript,
         }
@@ -104,6 +122,11 @@ class Launcher:
             kernel.set_hostname(op.hostname)
         return self._new_processes(op) if "pid" in op.kinds else None
 
+    def _limit(self, op: plan.Limit) -> None:
+        from hpcc.runtime.cgroups import Group
+
+        self._group = Group(op.settings, op.option)
+
     def _stay(self, op: plan.StayBeside) -> int | None:
         kernel.adopt_orphans()
         return self._new_processes(None)
@@ -117,15 +140,22 @@ class Launcher:
         alive, parent = os.pipe()
         child = os.fork()
         if child:
-            if self._images is None:
-                return self._stay_beside(child, op)
-            self._images.leave(self._stage, self._final)
-            status = self._stay_beside(child, op)
-            self._images.close(self._stage, self._final)
-            return status
+            try:
+                if self._images is None:
+                    return self._stay_beside(child, op)
+                self._images.leave(self._stage, self._final)
+                status = self._stay_beside(child, op)
+                self._images.close(self._stage, self._final)
+                return status
+            finally:
+                if self._group is not None:
+                    self._group.end(self._tell)
         if self._images is not None:
             self._images.forget()
         die_with_parent(alive, parent, signal.SIGKILL)
+        self._dies_with_parent = True
+        if self._group is not None:
+            self._group.enter()
         kernel.unshare(kernel.CLONE_NEWNS)  # so that Pivot does not move our parent as well
         os.close(self._final)  # in the parent's mount namespace
         self._open_final()
@@ -377,12 +407,20 @@ class Launcher:
             os.chmod(path, 0o644)
             self._bind_on(path, f"/etc/{name}", directory=False)
 
+    def _confine(self, op: plan.Confine) -> None:
+        from hpcc.runtime.confine import confine_exec
+
+        confine_exec(op.selinux, op.apparmor)
+
     def _pivot(self, op: plan.Pivot) -> None:
         os.close(self._final)
         os.chdir(f"{self._stage}/final")
         kernel.pivot_root(".", ".")
         kernel.unmount(".")
         os.chdir("/")
+
+    def _app(self, op: plan.App) -> None:
+        require_app(op.name, op.runs)
 
     def _change_directory(self, op: plan.ChangeDirectory) -> None:
         for path in op.candidates:
@@ -397,14 +435,27 @@ class Launcher:
             return
 
     def _drop_privileges(self, op: plan.DropPrivileges) -> None:
-        if self._rung.as_root:
-            enter_user_namespace(self._uid, self._gid)
-            if self._release_signals is not None:  # the kernel has forgotten that
+        uid, gids = op.identity or (self._uid, (self._gid,))
+        if self._rung.as_root or (op.identity and not self._host.root):
+            if len(gids) > 1:
+                raise UsageError(
+                    f"--security gid:{':'.join(map(str, gids))}: in a user namespace one group is possible",
+                    hint=f"--security gid:{gids[0]}",
+                )
+            enter_user_namespace(uid, gids[0])
+            if self._dies_with_parent:  # the kernel has forgotten that
+                kernel.set_parent_death_signal(9)
+        elif op.identity:
+            kernel.set_ids(uid, gids)
+            if self._dies_with_parent:  # another user's process forgets that
                 kernel.set_parent_death_signal(9)
         os.umask(op.umask)
         kernel.limit_capabilities(op.kept)
         if not op.fakeroot:
             kernel.set_no_new_privs()
+
+    def _set_filter(self, op: plan.Filter) -> None:
+        self._filter = op.program  # until right before the payload: it may forbid what we still have to do
 
     def _execute(self, op: plan.Execute) -> None:
         environment = dict(op.environment)
@@ -418,7 +469,21 @@ class Launcher:
             argv = ("/bin/sh", "-c", op.script, "hpcc", *argv)
         if self._release_signals is not None:
             self._release_signals()
+        if self._filter:
+            self._apply_filter()
         become(argv, environment)
+
+    def _apply_filter(self) -> None:
+        try:
+            try:
+                kernel.set_seccomp(self._filter)
+            except PermissionError:  # --fakeroot without the capability for it
+                kernel.set_no_new_privs()
+                kernel.set_seccomp(self._filter)
+        except OSError as error:
+            raise RuntimeUnavailable(
+                f"--security seccomp: the kernel does not take the filter: {error.strerror}", hint="Leave it out here."
+            ) from None
 
     def _startscript(self, op: plan.Startscript) -> None:
         try:

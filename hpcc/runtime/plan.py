@@ -4,9 +4,14 @@ Paths that operations name are paths in the container. The root filesystem of th
 of it, when the first operation runs (rootfs.py).
 """
 
-from hpcc.records import NamedTuple
+from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.runtime.environment import script
 from hpcc.runtime.spec import Container
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpcc.runtime.limits import Setting
 
 
 class KeptDirectory(NamedTuple):
@@ -65,6 +70,16 @@ class Point(NamedTuple):
     image: int = 0
 
 
+class Limit(NamedTuple):
+    """A cgroup of its own, with these settings, for the child of StayBeside or Unshare; hpcc stays outside.
+
+    `option`: who asks for it.
+    """
+
+    settings: "tuple[Setting, ...]"
+    option: str
+
+
 class Layer(NamedTuple):
     """The root of the container: the image, with the mount points that it lacks; writable or not.
 
@@ -78,7 +93,7 @@ class Layer(NamedTuple):
 
 
 class StayBeside(NamedTuple):
-    """What follows happens in a child; this process waits for it, and then until what it wrote is in its images."""
+    """What follows happens in a child; this process waits for it, and then for its images and its cgroup to be done."""
 
 
 class Mount(NamedTuple):
@@ -118,6 +133,13 @@ class Accounts(NamedTuple):
     home: str
 
 
+class Confine(NamedTuple):
+    """What SELinux (a label) or AppArmor (a profile) makes of the payload, from its execution on."""
+
+    selinux: str
+    apparmor: str
+
+
 class Pivot(NamedTuple):
     """The container's root becomes the process's root; the host's filesystem is gone."""
 
@@ -128,15 +150,31 @@ class ChangeDirectory(NamedTuple):
     candidates: tuple[str, ...]
 
 
+class App(NamedTuple):
+    """The image must have this SCIF app, and of it the file `runs`, if that is not empty."""
+
+    name: str
+    runs: str = ""
+
+
 class DropPrivileges(NamedTuple):
     """No new privileges, and no capability in any set but those in the mask `kept`.
 
     fakeroot: they are those of a user namespace in which the payload is root; set-user-id programs may regain them.
+    identity: (uid, gids) of the payload, where they are not the caller's.
     """
 
     umask: int
     kept: int = 0
     fakeroot: bool = False
+    identity: tuple[int, tuple[int, ...]] | None = None
+
+
+class Filter(NamedTuple):
+    """The system calls of the payload are filtered: a seccomp profile, as a program for the kernel."""
+
+    profile: str
+    program: bytes
 
 
 class Execute(NamedTuple):
@@ -166,6 +204,7 @@ class Join(NamedTuple):
 Op = (
     KeptDirectory
     | MountImage
+    | Limit
     | Layer
     | StayBeside
     | Unshare
@@ -174,9 +213,12 @@ Op = (
     | Link
     | MakeDirectory
     | Accounts
+    | Confine
     | Pivot
+    | App
     | ChangeDirectory
     | DropPrivileges
+    | Filter
     | Execute
     | Startscript
     | Join
@@ -202,17 +244,40 @@ def plan_container(container: Container) -> tuple[Op, ...]:
     ops: list[Op] = [KeptDirectory(*each) for each in container.kept]
     ops += images.values()
     ops.append(Layer(container.writable, tuple(_uppers(container, images)), tuple(_points(mounts))))
-    if "pid" not in container.namespaces and not all(each.readonly for each in images.values()):
+    if container.limits:
+        ops.append(Limit(container.limits, container.limits_by))
+    if "pid" not in container.namespaces and _wants_somebody_beside(ops):
         ops.append(StayBeside())
     if container.namespaces:
         ops.append(Unshare(container.namespaces, container.hostname, container.init, container.implied))
     ops += mounts
     ops.append(Accounts(*container.account, container.home))
-    ops.append(Pivot())
-    ops.append(ChangeDirectory(container.cwd))
-    ops.append(DropPrivileges(container.umask, container.capabilities, container.fakeroot))
-    ops.append(Execute(container.argv, container.environment, script(container.override) if container.scripts else ""))
-    return tuple(ops)
+    return (*ops, *_confinement(container), Pivot(), *_payload(container))
+
+
+def _confinement(container: Container) -> list[Op]:
+    security = container.security
+    return (
+        [Confine(security.selinux, security.apparmor)] if security and (security.selinux or security.apparmor) else []
+    )
+
+
+def _payload(container: Container) -> list[Op]:
+    """What happens in the container's root."""
+    ops: list[Op] = []
+    by_script = container.scripts or bool(container.app)
+    text = script(container.override, scripts=container.scripts, app=container.app) if by_script else ""
+    if container.app:
+        runs = container.argv[0] if container.argv[0].startswith(f"/scif/apps/{container.app}/scif/") else ""
+        ops.append(App(container.app, runs))
+    drop = DropPrivileges(container.umask, container.capabilities, container.fakeroot, container.identity)
+    # Root finds its way to any directory; somebody else should not be left in one of root's.
+    there = ChangeDirectory(container.cwd)
+    ops += [drop, there] if container.identity else [there, drop]
+    if container.security and container.security.seccomp:
+        ops.append(Filter(container.security.seccomp, container.security.program))
+    ops.append(Execute(container.argv, container.environment, text))
+    return ops
 
 
 def plan_instance(container: Container, name: str, arguments: tuple[str, ...] | None) -> tuple[Op, ...]:
@@ -222,7 +287,13 @@ def plan_instance(container: Container, name: str, arguments: tuple[str, ...] | 
     last = ops[-1]
     if arguments is None or not isinstance(last, Execute):
         return ops
-    return (*ops[:-1], Startscript(STARTSCRIPT, arguments, last.environment, last.script))
+    path = f"/scif/apps/{container.app}/scif/startscript" if container.app else STARTSCRIPT
+    return (*ops[:-1], Startscript(path, arguments, last.environment, last.script))
+
+
+def _wants_somebody_beside(ops: "Sequence[Op]") -> bool:
+    """Whether something is to be done once the payload has ended."""
+    return any(isinstance(op, Limit) or (isinstance(op, MountImage) and not op.readonly) for op in ops)
 
 
 def without_processes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
@@ -231,6 +302,7 @@ def without_processes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     for op in ops:
         if isinstance(op, Unshare):
             kinds = tuple(kind for kind in op.kinds if kind != "pid")
+            fitted += [StayBeside()] if kinds != op.kinds and _wants_somebody_beside(ops) else []
             fitted += [op._replace(kinds=kinds, init=False)] if kinds else []
         elif isinstance(op, Mount) and op.kind == "proc":
             fitted.append(BindMount("/proc", "/proc", device=True))
@@ -241,8 +313,8 @@ def without_processes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
 
 def plan_join(container: Container, name: str, pid: int) -> tuple[Op, ...]:
     """What is left of a plan where the root is there already: join, and what a plan does after Pivot."""
-    ops = plan_container(_named(container, name))
-    return (Join(name, pid), *ops[ops.index(Pivot()) + 1 :])
+    container = _named(container, name)
+    return (Join(name, pid), *_confinement(container), *_payload(container))
 
 
 def _named(container: Container, name: str) -> Container:
@@ -328,6 +400,10 @@ def describe(op: Op) -> str:
         )
     if isinstance(op, Startscript):
         return f"Startscript {' '.join((op.path, *op.arguments))}, {len(op.environment)} variables"
+    if isinstance(op, Filter):
+        return f"Filter profile={op.profile!r}, {len(op.program) // 8} instructions"
+    if isinstance(op, Limit):
+        return f"Limit {', '.join(f'{each.file}={each.text!r}' for each in op.settings)}"
     fields = ", ".join(
         f"{name}={value!r}" for name, value in op._asdict().items() if value not in ("", False, None, ())
     )

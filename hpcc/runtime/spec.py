@@ -20,6 +20,9 @@ from hpcc.runtime.environment import RunConfig, container_environment
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hpcc.runtime.limits import Setting
+    from hpcc.runtime.security import Security
+
 
 _SYSTEM_DIRECTORIES = frozenset(
     (
@@ -86,6 +89,10 @@ class Options(NamedTuple):
     no_init: bool = False
     shell: str | None = None
     devices: Devices = Devices()
+    limits: tuple[Setting, ...] = ()
+    limits_by: str = ""
+    security: Security | None = None
+    app: str | None = None
 
 
 class Caller(NamedTuple):
@@ -126,6 +133,11 @@ class Container(NamedTuple):
     devices: tuple[Bind, ...] = ()  # before the binds, so that a user's own are on top
     implied: tuple[str, ...] = ()  # namespaces that a mode has and nobody asked for by name
     owns_kernel: bool = False  # root calls, to whom the kernel's knobs in /proc and /sys belong
+    limits: tuple[Setting, ...] = ()
+    limits_by: str = ""  # the options that ask for them
+    security: Security | None = None
+    identity: tuple[int, tuple[int, ...]] | None = None  # of the payload: its uid and gids, where not the caller's
+    app: str = ""  # a SCIF app of the image
 
 
 def container_spec(
@@ -177,6 +189,7 @@ def container_spec(
         binds += [Bind(f"{workdir}/{name}", target) for target, name, _ in empty]
     binds += wanted
 
+    app, identity = _app(options), _identity(options, caller)
     environment, override = container_environment(
         image_name,
         image_path,
@@ -190,6 +203,7 @@ def container_spec(
         job=options.job_env,
         binds=options.binds,
         devices=options.devices.env,
+        app=app,
     )
     if len((options.hostname or "").encode()) > MOST_HOSTNAME:
         raise UsageError(f"--hostname {options.hostname!r}: at most {MOST_HOSTNAME} bytes are possible")
@@ -198,13 +212,13 @@ def container_spec(
     if options.uts or options.hostname:
         namespaces.append("uts")
     return Container(
-        _argv(config, command, arguments, options.shell),
+        _argv(config, command, arguments, options.shell, app),
         environment,
         override,
         config.scripts,
         _cwd(options, caller.cwd, home, binds if contain else None, config.directory if compat else ""),
         home,
-        ("root", 0, 0) if options.fakeroot else (caller.user, caller.uid, caller.gid),
+        _account(options, caller, identity),
         tuple(binds),
         () if workdir else tuple(target for target, _, _ in empty),
         tuple((f"{workdir}/{name}", mode) for _, name, mode in empty) if workdir else (),
@@ -217,14 +231,47 @@ def container_spec(
         options.overlays,
         0o022 if options.no_umask or compat else caller.umask,
         options.fakeroot,
-        _capabilities(options),
+        kept_capabilities(options),
         _devices(options.devices.binds, contain),
         tuple(name for name in namespaces if not asked.get(name, True)),
         caller.uid == 0,
+        options.limits,
+        options.limits_by,
+        options.security,
+        identity,
+        app,
     )
 
 
-def _capabilities(options: Options) -> int:
+def _app(options: Options) -> str:
+    if options.app is None:
+        return ""
+    from hpcc.runtime.apps import check_app
+
+    return check_app(options.app)
+
+
+def _identity(options: Options, caller: Caller) -> tuple[int, tuple[int, ...]] | None:
+    if options.security is None:
+        return None
+    from hpcc.runtime.security import identity
+
+    found = identity(options.security, caller.uid, caller.gid)
+    if found and options.fakeroot:
+        raise UsageError("--fakeroot and --security uid or gid exclude each other", hint="Each says who one is inside.")
+    return found
+
+
+def _account(options: Options, caller: Caller, identity: tuple[int, tuple[int, ...]] | None) -> tuple[str, int, int]:
+    if options.fakeroot:
+        return ("root", 0, 0)
+    if identity is None:
+        return (caller.user, caller.uid, caller.gid)
+    name = options.security.user if options.security and options.security.user else caller.user
+    return (name, identity[0], identity[1][0])
+
+
+def kept_capabilities(options: Options) -> int:
     """Those of its own user namespace, for real root of the host, that the payload keeps. UsageError."""
     if not (options.fakeroot or options.keep_privs or options.add_caps or options.drop_caps):
         return 0
@@ -286,12 +333,16 @@ def _is_covered(path: str, binds: list[Bind]) -> bool:
     )
 
 
-def _argv(config: RunConfig, command: str, arguments: tuple[str, ...], shell: str | None) -> tuple[str, ...]:
+def _argv(config: RunConfig, command: str, arguments: tuple[str, ...], shell: str | None, app: str) -> tuple[str, ...]:
     """The payload. Empty: a shell, whichever the image has."""
     if command == "exec":
         return arguments
     if command == "shell":
         return (shell, *arguments) if shell else ("", *arguments)
+    if app and command == "run":
+        from hpcc.runtime.apps import file_of
+
+        return (file_of(app, "runscript"), *arguments)
     if config.runscript:
         return (config.runscript, *arguments)
     return (*config.entrypoint, *(arguments or config.cmd)) or ("",)

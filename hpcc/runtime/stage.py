@@ -138,3 +138,24 @@ def read_in_root(root: str, path: str, limit: int = 1 << 20) -> bytes | None:
         return None
     finally:
         os.close(fd)
+
+
+def names_in_root(root: str, path: str) -> list[str]:
+    """The directories in a directory below the directory `root`, links followed as if that were "/", but not those in
+    it; none where there is none."""
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd, _, missing = resolve(top, path)
+    except OSError:
+        return []
+    finally:
+        os.close(top)
+    try:
+        if missing:
+            return []
+        with os.scandir(f"/proc/self/fd/{fd}") as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
