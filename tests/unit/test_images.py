@@ -99,7 +99,8 @@ def test_kinds(tmp_path: Path) -> None:
     ext(tmp_path / "e"), squashfs(tmp_path / "s"), (tmp_path / "d").mkdir()
     found, warnings = find_overlays(["e:ro", "s", "d"], str(tmp_path))
     assert found == (
-        Overlay(f"{tmp_path}/e", True, "ext"), Overlay(f"{tmp_path}/s", True, "squashfs"), Overlay(f"{tmp_path}/d", False)
+        Overlay(f"{tmp_path}/e", True, "ext"), Overlay(f"{tmp_path}/s", True, "squashfs"),
+        Overlay(f"{tmp_path}/d", False),
     )  # fmt: skip
     assert len(warnings) == 1 and "--overlay s" in warnings[0]
     assert find_overlays(["e", "s:ro"], str(tmp_path)) == (
