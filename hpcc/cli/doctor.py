@@ -8,7 +8,7 @@ from hpcc.cli.arguments import Command, Option, parse
 from hpcc.errors import HpccError, RuntimeUnavailable
 from hpcc.runtime.enter import node_directory
 from hpcc.runtime.gpu import survey
-from hpcc.runtime.host import Host, find_programs, probe
+from hpcc.runtime.host import APPTAINER_LIBEXEC, Host, find_program, find_programs, probe
 from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung
 from hpcc.settings import Settings
 from hpcc.sitepath import load_site_packages
@@ -55,13 +55,19 @@ def main(name: str, argv: list[str]) -> int:
     }
     usable = not isinstance(plans["read-only"], HpccError)
     devices = survey(settings)
+    fuse2fs = find_program("fuse2fs", settings, APPTAINER_LIBEXEC)
     if arguments.json:
         described = {k: _describe(v) for k, v in plans.items()}
-        print(json.dumps({"facts": host._asdict(), "plans": described, "devices": devices}, indent=1))
+        print(
+            json.dumps(
+                {"facts": {**host._asdict(), "fuse2fs": fuse2fs}, "plans": described, "devices": devices}, indent=1
+            )
+        )
         return 0 if usable else 1
     for field, text in _FACTS.items():
         value = getattr(host, field)
         print(f"  {'yes' if value else 'no':<4}{text}{f' ({value})' if isinstance(value, str) and value else ''}")
+    print(f"  {'yes' if fuse2fs else 'no':<4}fuse2fs, for ext3 images{f' ({fuse2fs})' if fuse2fs else ''}")
     print()
     for what, rung in plans.items():
         print(f"{what + ' root:':<16}{_describe(rung)}")

@@ -135,7 +135,7 @@ class Attached:
             kernel.unmount(stage)
 
     def close(self, stage: str, descriptor: int) -> None:
-        """Leave, and wait until all that was written is in the files. What the payload has left behind ends first."""
+        """Leave, and wait until all that was written is in the files."""
         self.leave(stage, descriptor)
         if self._ext is not None:
             self._ext.close()

@@ -67,7 +67,7 @@ def parse_bind(text: str, cwd: str) -> Bind:
     for part in _split(parts[2], ",") if len(parts) > 2 else ():
         name, _, value = part.partition("=")
         if not _is_option(part) or name in options or {name, *options} >= {"ro", "rw"}:
-            raise UsageError(f"{what}: {part!r} is not understood", hint=_BIND)
+            raise UsageError(f"{what} does not parse: {part!r} is not understood", hint=_BIND)
         options[name] = _unescaped(value)
     target = _unescaped(parts[1]) if len(parts) > 1 else ""
     return _bind(what, cwd, _unescaped(parts[0]), target, options, readonly="ro" in options)

@@ -21,7 +21,6 @@ from hpcc.errors import RuntimeUnavailable
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime.fuse import close_all_but
-from hpcc.runtime.supervise import end_others
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -76,9 +75,7 @@ class ExtImages:
             self._written.append(alive)
 
     def close(self) -> None:
-        """Wait until all that was written is in the files. Ends what the payload has left behind: it is its root."""
-        if self._written:
-            end_others()
+        """Wait until all that was written is in the files: until nobody has a mount of them any more."""
         for pipe in self._written:
             os.read(pipe, 1)
             os.close(pipe)

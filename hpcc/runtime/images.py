@@ -19,7 +19,7 @@ import os
 import stat
 import struct
 
-from hpcc.errors import InvalidImage, LockTimeout, RuntimeUnavailable, UsageError
+from hpcc.errors import InvalidImage, LockTimeout, RuntimeUnavailable, UnsupportedImage, UsageError
 from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.runtime.binds import Bind, Overlay, parse_overlay
 from hpcc.runtime.host import APPTAINER_LIBEXEC, find_program
@@ -67,7 +67,7 @@ def find_overlays(
     """(layers over the image's root, lowest first; warnings).
 
     own: of the SIF at `image`, whose overlay partitions come first, only read; writable: but the last ext of them.
-    Raises UsageError, InvalidImage.
+    Raises UsageError, InvalidImage, UnsupportedImage.
     """
     found: list[Overlay] = []
     warnings: list[str] = []
@@ -192,8 +192,8 @@ def _sif(fd: int, path: str) -> Sif | None:
         return None
     try:
         return load(lambda offset, length: os.pread(fd, length, offset), os.fstat(fd).st_size)
-    except InvalidImage as error:
-        raise InvalidImage(f"{path}: {error.message}", hint=error.hint) from None
+    except (InvalidImage, UnsupportedImage) as error:
+        raise type(error)(f"{path}: {error.message}", hint=error.hint) from None
 
 
 def _locate(fd: int, id: int, what: str) -> Filesystem:

@@ -56,10 +56,13 @@ class Launcher:
         self._own: set[int] = set()  # devices of tmpfs's that this run made: there it may make mount points
         self._opened: tuple[Opened, ...] = ()
         self._images: Attached | None = None
+        self._home = ""  # the caller's mount namespace
+        self._spared: set[int] = set()  # children that this process had before
 
     def take(self, opened: tuple[Opened, ...]) -> None:
-        """Have what MountImage mounts."""
+        """Have what MountImage mounts. In the caller's namespaces."""
         self._opened = opened
+        self._home = os.readlink("/proc/self/ns/mnt") if opened else ""
 
     def run(self, ops: tuple[plan.Op, ...]) -> int:
         """Do `ops`. Returns only in a process that stayed beside the payload: the payload's status."""
@@ -128,6 +131,9 @@ class Launcher:
         self._group = Group(op.settings, op.option)
 
     def _stay(self, op: plan.StayBeside) -> int | None:
+        from hpcc.runtime.supervise import children
+
+        self._spared = children()
         kernel.adopt_orphans()
         return self._new_processes(None)
 
@@ -168,9 +174,13 @@ class Launcher:
 
     def _stay_beside(self, child: int, op: plan.Unshare | None) -> int:
         """Outside of the PID namespace, if there is one, whose process 1 is `child`; the status to end with."""
-        from hpcc.runtime.supervise import supervise
+        from hpcc.runtime.supervise import end_others, supervise
 
-        return supervise(child, bare=op is not None and not op.init, adopts=op is None)
+        if op is not None:
+            return supervise(child, bare=not op.init)
+        status = supervise(child, bare=False, adopts=True)
+        end_others(self._spared, self._home)  # their root, which is to be closed, is gone for them anyway
+        return status
 
     def _be_init(self, payload: int) -> int:
         """Process 1, beside the payload; the status to end with. Its root changes at any moment: nothing to import."""

@@ -98,17 +98,21 @@ def serve() -> int:
             return 128 + ended_by
 
 
-def end_others() -> None:
-    """End all children of this process, those that a payload has left to it: TERM, after a second KILL."""
+def end_others(spared: set[int], home: str) -> None:
+    """End what a payload has left to this process (kernel.adopt_orphans): TERM, after a second KILL.
+
+    Not the `spared`, which were there before it, nor who is in the mount namespace `home`: a shell that became hpcc may
+    have had children of its own.
+    """
     deadline = time.monotonic() + _PATIENCE
     told: set[int] = set()
     while True:
         _reap(0, True)
-        children = _children()
-        if not children:
+        left = [pid for pid in children() - spared if _mount_namespace(pid) not in (home, "")]
+        if not left:
             return
         late = time.monotonic() > deadline
-        for pid in children:
+        for pid in left:
             if late or pid not in told:
                 told.add(pid)
                 try:
@@ -119,17 +123,17 @@ def end_others() -> None:
         signal.sigtimedwait({signal.SIGCHLD}, _LOOK_AGAIN)
 
 
-def _children() -> list[int]:
+def children() -> set[int]:
     """Of this process; where the kernel keeps no list (CONFIG_PROC_CHILDREN), found among all processes."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
-        return []
+        return set()
     try:
         with open("/proc/thread-self/children", "rb") as file:
-            return [int(pid) for pid in file.read().split()]
+            return {int(pid) for pid in file.read().split()}
     except OSError:
-        return [int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and _parent(pid) == os.getpid()]
+        return {int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and _parent(pid) == os.getpid()}
 
 
 def _parent(pid: str) -> int:
@@ -138,6 +142,14 @@ def _parent(pid: str) -> int:
             return int(file.read(1024).rpartition(b")")[2].split()[1])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def _mount_namespace(pid: int) -> str:
+    """ "" where it has none any more: a process that has ended, and is to be waited for."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return ""
 
 
 def _kill_all(number: int) -> bool:

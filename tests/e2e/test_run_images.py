@@ -569,6 +569,20 @@ def test_what_is_left_behind_ends_with_the_run(hpcc: Hpcc, image: Images, script
     assert hpcc.out(image.main, "cat /etc/done", "--overlay", path) == "done\n"
 
 
+def test_children_of_the_shell_that_became_hpcc_are_spared(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
+    path = overlay(hpcc)
+    script = f"""(sleep 1; sleep 1.5 & sleep 0.1; echo job > job) & (sleep 0.1; exit 3) &
+        exec '{hpcc.installed.hpcc}' exec --overlay '{path}' '{image.main}' \\
+            sh -c 'sleep 60 & sleep 0.4; echo x > /etc/x'"""
+    done = hpcc.person.run(["sh", "-c", script])
+    assert done.returncode == 0, done.stderr
+    deadline = time.monotonic() + 20
+    while not (hpcc.person.home / "job").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert is_clean(path)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to see the processes in another's namespace")
 @pytest.mark.parametrize("mode", [(), ("--containall",)], ids=["default", "containall"])
 def test_hpcc_is_killed(hpcc: Hpcc, image: Images, mode: tuple[str, ...]) -> None:  # noqa: F811
