@@ -16,6 +16,7 @@ from hpcc.errors import CacheError, RuntimeUnavailable, UsageError
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime import hold, plan
+from hpcc.runtime.accounts import Entry, find_account
 from hpcc.runtime.host import Host, known_host, may_mount_proc, why_not
 from hpcc.runtime.launch import Launcher
 from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung, mount_rootfs
@@ -28,21 +29,19 @@ if TYPE_CHECKING:
 
 def caller(settings: Settings) -> Caller:
     """Who calls, from where."""
-    import pwd
-
-    uid = os.getuid()
-    try:
-        entry = pwd.getpwuid(uid)
-        name, home = entry.pw_name, entry.pw_dir
-    except KeyError:
-        name, home = settings.environ.get("USER") or f"user{uid}", settings.environ.get("HOME") or "/"
+    uid, gid = os.getuid(), os.getgid()
+    account = find_account(uid, (gid, *os.getgroups()), lambda: node_directory(settings))
+    entry = account.entry or Entry(settings.environ.get("USER") or f"user{uid}", gid, "", "", "/bin/sh")
+    home = entry.home if entry.home.startswith("/") else settings.environ.get("HOME") or "/"
     try:
         cwd = os.getcwd()
     except OSError:
         cwd = "/"
     umask = os.umask(0o022)
     os.umask(umask)
-    return Caller(uid, os.getgid(), name, home, cwd, umask, settings.environ)
+    return Caller(
+        uid, gid, entry.name, home, cwd, umask, settings.environ, entry.gid, entry.gecos, entry.shell, account.groups
+    )
 
 
 def node_directory(settings: Settings, *parts: str) -> str:
@@ -118,6 +117,7 @@ def start(
             f"--writable: {image.path} is a file that is only read",
             hint="It takes a directory. --writable-tmpfs discards what is written, --overlay DIR keeps it.",
         )
+    _touch(ops)
     writable = layer.writable in ("tmpfs", "overlay") or bool(layer.overlays)
     stage = node_directory(settings, "stage")
     as_root = any(isinstance(op, plan.DropPrivileges) and op.fakeroot for op in ops)
@@ -165,6 +165,19 @@ def start(
                 + ("." if rung.root == "unpacked" else "; HPCC_ROOTFS=unpacked needs no mount of the image."),
             ) from None
     return launcher.run(ops)
+
+
+def _touch(ops: tuple[plan.Op, ...]) -> None:
+    """Have what is bound mounted, where an automounter does that: it may not know who asks from a namespace of ours.
+
+    Only with the slash at the end a directory that nobody has used yet is mounted (fstatat(2), AT_NO_AUTOMOUNT).
+    """
+    for op in ops:
+        if isinstance(op, plan.BindMount) and not op.device and not op.source.startswith(("/etc/", "/proc", "/sys")):
+            try:
+                os.stat(f"{op.source}/")
+            except OSError:
+                pass  # a file, or nothing: what binds it says so
 
 
 def _become_root(settings: Settings) -> str:

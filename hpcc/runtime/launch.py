@@ -17,6 +17,7 @@ from hpcc.errors import RuntimeUnavailable, UsageError
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime import plan
+from hpcc.runtime.accounts import with_rows
 from hpcc.runtime.host import Host, enter_user_namespace
 from hpcc.runtime.payload import become, restore_signals, some_shell
 from hpcc.runtime.rootfs import RDONLY, Rootfs, Rung, bind, remount
@@ -313,11 +314,9 @@ class Launcher:
         os.close(self._open_target(op.path, directory=True))
 
     def _accounts(self, op: plan.Accounts) -> None:
-        entries = (
-            ("passwd", f"{op.user}:x:{op.uid}:{op.gid}::{op.home}:/bin/sh", op.uid),
-            ("group", _group(op.gid), op.gid),
-        )
-        for name, line, number in entries:
+        user = f"{op.user}:x:{op.uid}:{op.gid}:{op.gecos}:{op.home}:{op.shell}"
+        groups = [(gid, f"{name}:x:{gid}:{op.user}") for name, gid in op.groups]
+        for name, rows in (("passwd", [(op.uid, user)]), ("group", groups)):
             try:
                 fd, _, missing = resolve(self._final, f"/etc/{name}")
             except OSError:
@@ -326,19 +325,16 @@ class Launcher:
                 if missing or not stat.S_ISREG(os.fstat(fd).st_mode):
                     continue  # a hostile image has a fifo there
                 with open(f"/proc/self/fd/{fd}", "rb") as file:
-                    content = file.read(1 << 20)
+                    content = with_rows(file.read(1 << 20), rows)
             except OSError:
                 continue
             finally:
                 os.close(fd)
-            rows = [row.split(b":") for row in content.split(b"\n")]
-            if any(len(row) > 2 and row[2] == str(number).encode() for row in rows):
+            if content is None:
                 continue
-            if content and not content.endswith(b"\n"):
-                content += b"\n"
             path = f"{self._session}/files/{name}"
             with open(path, "wb") as file:
-                file.write(content + line.encode() + b"\n")
+                file.write(content)
             os.chmod(path, 0o644)
             self._bind_on(path, f"/etc/{name}", directory=False)
 
@@ -425,13 +421,3 @@ def _is_closed(pipe: int) -> bool:
         return False
     finally:
         os.close(pipe)
-
-
-def _group(gid: int) -> str:
-    import grp
-
-    try:
-        name = grp.getgrgid(gid).gr_name
-    except KeyError:
-        name = f"group{gid}"
-    return f"{name}:x:{gid}:"

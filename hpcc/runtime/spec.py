@@ -89,7 +89,7 @@ class Options(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """Who runs it, from where."""
+    """Who runs it, from where; `login_gid`, `gecos`, `shell` and `groups` (name, gid) by the user database."""
 
     uid: int
     gid: int
@@ -98,6 +98,21 @@ class Caller(NamedTuple):
     cwd: str
     umask: int
     environ: Mapping[str, str]
+    login_gid: int = 0
+    gecos: str = ""
+    shell: str = "/bin/sh"
+    groups: tuple[tuple[str, int], ...] = ()
+
+
+class Account(NamedTuple):
+    """The payload's line in /etc/passwd, and those of its groups, (name, gid), in /etc/group."""
+
+    user: str
+    uid: int
+    gid: int
+    gecos: str = ""
+    shell: str = "/bin/sh"
+    groups: tuple[tuple[str, int], ...] = ()
 
 
 class Container(NamedTuple):
@@ -109,7 +124,7 @@ class Container(NamedTuple):
     scripts: bool  # the image's environment stands in /.singularity.d/env, which needs a shell to read
     cwd: tuple[str, ...]  # the first that exists; the only one must
     home: str
-    account: tuple[str, int, int]
+    account: Account
     binds: tuple[Bind, ...]
     temporary: tuple[str, ...]  # directories that are empty and discarded
     kept: tuple[tuple[str, int], ...]  # directories on the host, made where missing, and their modes
@@ -204,7 +219,7 @@ def container_spec(
         config.scripts,
         _cwd(options, caller.cwd, home, binds if contain else None, config.directory if compat else ""),
         home,
-        ("root", 0, 0) if options.fakeroot else (caller.user, caller.uid, caller.gid),
+        Account("root", 0, 0, groups=(("root", 0),)) if options.fakeroot else _account(caller),
         tuple(binds),
         () if workdir else tuple(target for target, _, _ in empty),
         tuple((f"{workdir}/{name}", mode) for _, name, mode in empty) if workdir else (),
@@ -222,6 +237,10 @@ def container_spec(
         tuple(name for name in namespaces if not asked.get(name, True)),
         caller.uid == 0,
     )
+
+
+def _account(caller: Caller) -> Account:
+    return Account(caller.user, caller.uid, caller.login_gid, caller.gecos, caller.shell, caller.groups)
 
 
 def _capabilities(options: Options) -> int:
