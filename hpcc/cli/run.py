@@ -174,9 +174,13 @@ def wanted_container(
 ) -> Container:
     """What the options, the image and the caller make together; `words` follow the image. Warns of missing devices."""
     options = runtime_options(arguments)._replace(devices=_devices(arguments, settings))
-    return container_spec(
-        image.name, image.path, image.config, options, command, words, caller(settings), settings.bind_paths
-    )
+    binds: tuple[str, ...] = ()
+    if settings.bind_paths:
+        from hpcc.runtime.sitebinds import site_binds
+
+        site = site_binds(settings)
+        binds, options = site.binds, options._replace(passed=site.env)
+    return container_spec(image.name, image.path, image.config, options, command, words, caller(settings), binds)
 
 
 def show_plan(ops: tuple[Op, ...]) -> None:

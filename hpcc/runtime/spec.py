@@ -86,6 +86,7 @@ class Options(NamedTuple):
     no_init: bool = False
     shell: str | None = None
     devices: Devices = Devices()
+    passed: tuple[str, ...] = ()  # patterns of variables that reach a clean environment too
 
 
 class Caller(NamedTuple):
@@ -205,6 +206,7 @@ def container_spec(
         job=options.job_env,
         binds=options.binds,
         devices=options.devices.env,
+        passed=options.passed,
     )
     if len((options.hostname or "").encode()) > MOST_HOSTNAME:
         raise UsageError(f"--hostname {options.hostname!r}: at most {MOST_HOSTNAME} bytes are possible")

@@ -133,8 +133,8 @@ def test_environment_over_user_file(hpcc: Puller) -> None:
     (directory / "config.toml").write_text('ttl = 7\nbind_paths = ["/data"]\nhold_idle = 3\n')
     assert hpcc("config", "ttl").stdout == "7\n"
     assert hpcc("config", "ttl", env={"HPCC_TTL": "9"}).stdout == "9\n"
-    assert hpcc("config", "bind_paths", env={"APPTAINER_BIND": "/a,/b"}).stdout == "/a:/b\n"
-    assert hpcc("config", "bind_paths", env={"APPTAINER_BIND": "/a", "HPCC_BIND_PATHS": "/c"}).stdout == "/c\n"
+    assert hpcc("config", "bind_paths", env={"APPTAINER_BIND": "/a,/b"}).stdout == "/data:/a:/b\n"  # adds up
+    assert hpcc("config", "bind_paths", env={"APPTAINER_BIND": "/a", "HPCC_BIND_PATHS": "/c"}).stdout == "/data:/c\n"
     env = {"SINGULARITY_NOHTTPS": "1", "APPTAINER_NOHTTPS": "0"}
     assert hpcc("config", "nohttps", env=env).stdout == "false\n"
     (directory / "config.toml").write_text("tttl = 7\n")

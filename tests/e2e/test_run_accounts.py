@@ -179,8 +179,9 @@ def test_a_home_that_is_mounted_when_it_is_used(site: Site, flags: tuple[str, ..
     known = make_directory(site.known.top, auto / "lda")
     with Automounter(auto, {"lda": site.home, "other": site.home}) as automounter:
         site.known, words = known, [str(auto / "lda") if flag == "HOME" else flag for flag in flags]
+        script = "cat ~/mine; echo x > ~/new"
         done = subprocess.run(
-            [*known.around(), site.installed.hpcc, "exec", *words, images().main, "sh", "-c", "cat ~/mine; echo x >~/new"],
+            [*known.around(), site.installed.hpcc, "exec", *words, images().main, "sh", "-c", script],
             env={**isolated(auto / "lda"), "PATH": os.environ["PATH"], "HPCC_NODE_DIR": str(site.node),
                  "HPCC_HOLD_IDLE": "0", "XDG_CONFIG_HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent"},
             cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,

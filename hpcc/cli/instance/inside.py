@@ -33,6 +33,10 @@ def run_inside(command: str, arguments: Arguments, options: Options) -> int:
         env=options.env, pwd=options.pwd, cleanenv=options.cleanenv, no_umask=options.no_umask, shell=options.shell,
         job_env=options.job_env, contain=options.contain, containall=options.containall, compat=options.compat,
     )  # fmt: skip
+    if settings.bind_paths:
+        from hpcc.runtime.sitebinds import site_binds
+
+        options = options._replace(passed=site_binds(settings).env)
     container = container_spec(instance.image, instance.path, instance.config, options, command, tuple(rest), user)
     ops = plan_join(container, name, instance.pid)
     if arguments.dry_run:
