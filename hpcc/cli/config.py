@@ -26,7 +26,7 @@ def main(name: str, argv: list[str]) -> int:
         key = arguments.positional[0]
         if key not in KEYS:
             raise UsageError(f"there is no setting {key!r}", hint="`hpcc config` lists all.")
-        print(json.dumps(_plain(key, settings)) if arguments.json else _show(getattr(settings, key)))
+        print(json.dumps(_plain(key, settings)) if arguments.json else shown(key, settings))
         _show_left_out(key, settings, arguments.json)
         return 0
     if arguments.json:
@@ -34,7 +34,7 @@ def main(name: str, argv: list[str]) -> int:
         print(json.dumps(rows, indent=1))
         return 0
     for key, entry in KEYS.items():
-        print(f"{key} = {_show(getattr(settings, key))}\n    {entry.help}\n    from: {settings.origins[key]}")
+        print(f"{key} = {shown(key, settings)}\n    {entry.help}\n    from: {settings.origins[key]}")
         _show_left_out(key, settings, False)
     return 0
 
@@ -65,6 +65,11 @@ def _plain(key: str, settings: Settings) -> Any:
     if key == "bind_paths":
         return [_as_table(entry) if isinstance(entry, BindRule) else entry for entry in value]
     return dict(value) if key == "mirrors" else value
+
+
+def shown(key: str, settings: Settings) -> str:
+    """The value as text."""
+    return _show(getattr(settings, key))
 
 
 def _show(value: Any) -> str:

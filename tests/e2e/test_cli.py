@@ -1,4 +1,4 @@
-"""The command line itself: help, mistakes, settings, cache, doctor; and what a warm run imports."""
+"""The command line itself: help, mistakes, settings, cache; and what a warm run imports."""
 
 import json
 import os
@@ -236,20 +236,6 @@ def test_the_cache_is_closed_to_others(hpcc: Puller) -> None:
     for path in hpcc.cache.rglob("*"):  # within a directory that nobody else can pass through
         assert path.parent.name == "locks" or not stat.S_IMODE(path.stat().st_mode) & 0o022, path
     assert stat.S_IMODE(hpcc.cache.stat().st_mode) == 0o700
-
-
-# -- doctor ------------------------------------------------------------------------------------------------------------
-
-
-def test_doctor(runs_as: Person, installed: Installation) -> None:
-    done = runs_as.run([installed.hpcc, "doctor"])
-    assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("user namespaces", "squashfuse_ll", "read-only root:", "writable root:", "cache:", "node directory:"):
-        assert words in done.stdout
-    report = json.loads(runs_as.run([installed.hpcc, "doctor", "--json"]).stdout)
-    assert report["facts"]["root"] is (runs_as.uid == 0)
-    assert report["plans"].keys() == {"read-only", "writable"}
-    assert "not possible" not in report["plans"]["writable"]
 
 
 # -- what a warm run imports -------------------------------------------------------------------------------------------
