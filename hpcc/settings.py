@@ -6,7 +6,8 @@
       over the default
 
 A key in the site file's [locked] table is final: an environment variable or user file that sets it is ignored,
-and `hpcc config` says so. Both files hold `key = value` with the names of `KEYS`.
+and `hpcc config` says so. Both files hold `key = value` with the names of `KEYS`. What all of them say of bind_paths
+adds up, the site's first.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from hpcc.records import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
+
+    from hpcc.siterules import BindRule
 
 
 SITE_FILE = "/etc/hpcc/config.toml"
@@ -42,6 +45,17 @@ def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
         raise ValueError("a list of strings")
     return tuple(item.strip() for item in items if item.strip())
+
+
+def _bind_paths(value: Any) -> tuple[str | BindRule, ...]:
+    """Strings, and in a file tables too (siterules.py)."""
+    if not isinstance(value, list) or not any(isinstance(item, dict) for item in value):
+        return _texts(value)
+    from hpcc.siterules import parse_rule
+
+    return tuple(
+        entry for item in value for entry in ([parse_rule(item)] if isinstance(item, dict) else _texts([item]))
+    )
 
 
 def _mirrors(value: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -135,6 +149,7 @@ class Key(NamedTuple):
     parse: Callable[[Any], Any]
     variables: tuple[str, ...]  # beside HPCC_<NAME>, which comes first
     help: str
+    adds: bool = False  # what the site, the user and the environment say counts together
 
 
 KEYS: Mapping[str, Key] = {
@@ -182,7 +197,10 @@ KEYS: Mapping[str, Key] = {
     "gc_grace": Key(_days, (), "days for which hpcc cache gc spares what was used, and keeps what it took away"),
     "scratch_dirs": Key(_texts, (), "variables that name roomier places than the home directory, by commas"),
     "bind_paths": Key(
-        _texts, ("APPTAINER_BIND", "SINGULARITY_BIND"), "host paths bound into each container, by commas"
+        _bind_paths,
+        ("APPTAINER_BIND", "SINGULARITY_BIND"),
+        "host paths bound into each container, by commas; in a file also with conditions, see the how-to",
+        adds=True,
     ),
     "nv": Key(_flag, ("APPTAINER_NV", "SINGULARITY_NV"), "NVIDIA's GPUs in each container, as by --nv"),
     "rocm": Key(_flag, ("APPTAINER_ROCM", "SINGULARITY_ROCM"), "AMD's GPUs in each container, as by --rocm"),
@@ -248,7 +266,7 @@ class Settings:
     gc_size: int
     gc_grace: float
     scratch_dirs: tuple[str, ...]
-    bind_paths: tuple[str, ...]
+    bind_paths: tuple[str | BindRule, ...]
     nv: bool
     rocm: bool
     cdi_dirs: tuple[str, ...]
@@ -309,17 +327,28 @@ class Settings:
         origins: dict[str, str] = {}
         for name, key in KEYS.items():
             if name in locked:
-                values[name], origins[name] = _parse(key, locked[name], site_file), site_file + LOCKED
+                values[name], origins[name] = _parse(key, locked[name], f"{site_file}, {name}"), site_file + LOCKED
                 continue
             variable = _variable(environ, name, key)
-            if variable is not None:
+            if key.adds:
+                given = [(site_file, site[name])] if name in site else []
+                given += [(user_file, user[name])] if name in user else []
+                given += [(variable, environ[variable])] if variable is not None else []
+                if given:
+                    parts = [
+                        _parse(key, value, origin if origin == variable else f"{origin}, {name}")
+                        for origin, value in given
+                    ]
+                    values[name] = tuple(entry for part in parts for entry in part)
+                    origins[name] = " and ".join(origin for origin, _ in given)
+            elif variable is not None:
                 values[name], origins[name] = _parse(key, environ[variable], variable), variable
             elif name == "cache_dir" and (parent := _first(environ, ("APPTAINER_CACHEDIR", "SINGULARITY_CACHEDIR"))):
                 values[name], origins[name] = os.path.join(_path(environ[parent]), "hpcc"), parent
             elif name in user:
-                values[name], origins[name] = _parse(key, user[name], user_file), user_file
+                values[name], origins[name] = _parse(key, user[name], f"{user_file}, {name}"), user_file
             elif name in site:
-                values[name], origins[name] = _parse(key, site[name], site_file), site_file
+                values[name], origins[name] = _parse(key, site[name], f"{site_file}, {name}"), site_file
         for name, value in _defaults(environ, home, values).items():
             if name not in values:
                 values[name], origins[name] = value, "default"

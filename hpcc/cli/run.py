@@ -249,8 +249,14 @@ def wanted_container(
     options = runtime_options(arguments)._replace(
         devices=_devices(arguments, settings), overlays=_overlays(arguments, image, user.cwd)
     )
+    binds: tuple[str, ...] = ()
+    if settings.bind_paths:
+        from hpcc.runtime.sitebinds import site_binds
+
+        site = site_binds(settings)
+        binds, options = site.binds, options._replace(passed=site.env)
     path = image.name if image.name.startswith("/") else image.path  # of a link to the cache, as the user knows it
-    container = container_spec(image.name, path, image.config, options, command, words, user, settings.bind_paths)
+    container = container_spec(image.name, path, image.config, options, command, words, user, binds)
     if any(bind.image for bind in container.binds):
         from hpcc.runtime.images import find_bound
 

@@ -17,6 +17,7 @@ from hpcc.errors import CacheError, RuntimeUnavailable, UsageError
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime import hold, plan
+from hpcc.runtime.accounts import Entry, find_account
 from hpcc.runtime.host import Host, known_host, may_mount_proc, why_not
 from hpcc.runtime.launch import Launcher
 from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung, mount_rootfs
@@ -31,21 +32,19 @@ if TYPE_CHECKING:
 
 def caller(settings: Settings) -> Caller:
     """Who calls, from where."""
-    import pwd
-
-    uid = os.getuid()
-    try:
-        entry = pwd.getpwuid(uid)
-        name, home = entry.pw_name, entry.pw_dir
-    except KeyError:
-        name, home = settings.environ.get("USER") or f"user{uid}", settings.environ.get("HOME") or "/"
+    uid, gid = os.getuid(), os.getgid()
+    account = find_account(uid, (gid, *os.getgroups()), lambda: node_directory(settings))
+    entry = account.entry or Entry(settings.environ.get("USER") or f"user{uid}", gid, "", "", "/bin/sh")
+    home = entry.home if entry.home.startswith("/") else settings.environ.get("HOME") or "/"
     try:
         cwd = os.getcwd()
     except OSError:
         cwd = "/"
     umask = os.umask(0o022)
     os.umask(umask)
-    return Caller(uid, os.getgid(), name, home, cwd, umask, settings.environ)
+    return Caller(
+        uid, gid, entry.name, home, cwd, umask, settings.environ, entry.gid, entry.gecos, entry.shell, account.groups
+    )
 
 
 def node_directory(settings: Settings, *parts: str) -> str:
@@ -123,6 +122,7 @@ def start(
             hint="It takes a directory, or a SIF with an overlay partition (`hpcc overlay create`). --writable-tmpfs "
             "discards what is written, --overlay keeps it.",
         )
+    _touch(ops)
     writable = layer.writable in ("tmpfs", "overlay") or bool(layer.overlays)
     opened: tuple[Opened, ...] = ()
     if mounts := [op for op in ops if isinstance(op, plan.MountImage)]:
@@ -192,6 +192,19 @@ def is_served(settings: Settings) -> bool:
     except OSError as error:
         return error.errno not in (errno.ENOTCONN, errno.ECONNABORTED)
     return True
+
+
+def _touch(ops: tuple[plan.Op, ...]) -> None:
+    """Have what is bound mounted, where an automounter does that: it may not know who asks from a namespace of ours.
+
+    Only with the slash at the end a directory that nobody has used yet is mounted (fstatat(2), AT_NO_AUTOMOUNT).
+    """
+    for op in ops:
+        if isinstance(op, plan.BindMount) and not op.device and not op.source.startswith(("/etc/", "/proc", "/sys")):
+            try:
+                os.stat(f"{op.source}/")
+            except OSError:
+                pass  # a file, or nothing: what binds it says so
 
 
 def _become_root(settings: Settings) -> str:

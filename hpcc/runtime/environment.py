@@ -3,6 +3,7 @@
     default         the host's variables, the caller's value before the image's, PATH excepted
     --cleanenv      the image's, and of the host only TERM and the proxies
     --job-env       and what tells a process its place in a Slurm, MPI, Dask or GPU job
+    the site        and what its bind paths name (siterules.py)
     both            then what devices need, HPCCENV_X, APPTAINERENV_X, SINGULARITYENV_X as X, then --env
 
 HPCC_, APPTAINER_ and SINGULARITY_ variables of the host steer the runtime and stay outside. Apptainer's names
@@ -68,21 +69,29 @@ def container_environment(
     binds: tuple[str, ...] = (),
     devices: tuple[tuple[str, str], ...] = (),
     app: str = "",
+    passed: tuple[str, ...] = (),
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
     """(environment, overrides), each sorted. The overrides are part of the environment too.
 
-    job: a clean one has what tells a process its place in a job, all the same.
+    job: a clean one has what tells a process its place in a job, all the same. passed: and what these patterns match.
     """
+    by_pattern: frozenset[str] = frozenset()
+    if clean and passed:
+        from hpcc.siterules import matches
+
+        by_pattern = frozenset(name for name in host if any(matches(pattern, name) for pattern in passed)) - _NEVER
 
     def passes(name: str) -> bool:
         if name.startswith(_STEERING):
             return False
-        return name in _ALWAYS or (job and is_of_job(name)) if clean else name not in _NEVER
+        if not clean:
+            return name not in _NEVER
+        return name in _ALWAYS or name in by_pattern or (job and is_of_job(name))
 
-    passed = {name: value for name, value in host.items() if passes(name)}
+    of_host = {name: value for name, value in host.items() if passes(name)}
     image = dict(_pairs(config.env))
     env = {"LANG": "C"} if clean and not config.scripts else {}
-    env |= image | passed
+    env |= image | of_host
     env["PATH"] = image.get("PATH", DEFAULT_PATH)
     if clean and config.scripts:
         env.setdefault("LANG", "C")

@@ -138,7 +138,9 @@ def probe(squashfuse: str, overlayfs: str, directory: str, *, as_user: bool = Fa
         fuse=fuse,
         squashfuse=squashfuse if fuse else "",
         # By 0 it means "as they are", so that root of a user namespace has no use of it.
-        squash=bool(squashfuse and fuse) and (root or os.geteuid() != 0) and b"uid=" in _help(squashfuse),
+        squash=bool(squashfuse and fuse)
+        and (root or os.geteuid() != 0)
+        and b"uid=" in program_help(squashfuse, "--help"),
         overlay=mounts and in_child(lambda: _try_overlay(root, directory)),
         fuse_overlayfs=overlayfs if fuse else "",
         loop=root and os.path.exists("/dev/loop-control") and _knows_squashfs(),
@@ -214,6 +216,31 @@ def _try_proc(root: bool, directory: str) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
+def may_join(root: bool) -> bool:
+    """Whether setns enters namespaces that another process of ours has made."""
+    return in_child(lambda: _try_join(root))
+
+
+def _try_join(root: bool) -> None:
+    ready, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kernel.unshare(kernel.CLONE_NEWNS) if root else enter_user_namespace(os.getuid(), os.getgid())
+            os.write(told, b"+")
+            os.kill(os.getpid(), 19)  # SIGSTOP; who waits for us kills us
+        finally:
+            os._exit(1)
+    os.close(told)
+    try:
+        os.read(ready, 1)
+        fd = os.open(f"/proc/{pid}/ns/{'mnt' if root else 'user'}", os.O_RDONLY | os.O_CLOEXEC)
+        kernel.setns(fd, 0)
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
 def _knows_squashfs() -> bool:
     try:
         with open("/proc/filesystems", encoding="ascii") as file:
@@ -222,12 +249,12 @@ def _knows_squashfs() -> bool:
         return False
 
 
-def _help(program: str) -> bytes:
-    """What the program prints about its options."""
+def program_help(program: str, option: str) -> bytes:
+    """What the program prints of itself when it gets this one option."""
     read, write = os.pipe()
     actions = [(os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_DUP2, write, 2)]
     try:
-        pid = os.posix_spawn(program, [program, "--help"], {"LC_ALL": "C"}, file_actions=actions)
+        pid = os.posix_spawn(program, [program, option], {"LC_ALL": "C"}, file_actions=actions)
     except OSError:
         os.close(write)
         os.close(read)

@@ -17,11 +17,12 @@ from hpcc.errors import RuntimeUnavailable, UsageError
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime import plan
+from hpcc.runtime.accounts import with_rows
 from hpcc.runtime.host import Host, enter_user_namespace
+from hpcc.runtime.layer import Place, lay
 from hpcc.runtime.payload import become, require_app, restore_signals, some_shell
-from hpcc.runtime.rootfs import RDONLY, Rootfs, Rung, bind, remount
-from hpcc.runtime.stage import make_points, resolve
-from hpcc.runtime.underlay import build_underlay
+from hpcc.runtime.rootfs import Rootfs, Rung, bind, remount
+from hpcc.runtime.stage import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,47 +203,9 @@ class Launcher:
     def _layer(self, op: plan.Layer) -> None:
         if self._images is None:
             self._make_session()
-        rootfs, final = f"{self._stage}/rootfs", f"{self._stage}/final"
-        root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        points = op.points if self._images is None else self._images.settle(op.points)
-        made = make_points(root, f"{self._session}/points", points)
-        if op.writable == "image":
-            self._make_points_in_image(root, points)
-        below: list[str] = []
-        kept = self._session
-        if op.overlays:
-            from hpcc.runtime.attach import prepare_layers
-
-            below, kept = prepare_layers(op.overlays, self._images, kept)
-        lower = ":".join([*([f"{self._session}/points"] if made else []), *below, rootfs])
-        if op.writable == "image":
-            bind(self._image.path, final)
-            remount(final, readonly=False)
-        elif op.writable and self._rung.layer == "copy":
-            self._copy(root, rootfs, final, op.points)
-        elif op.writable:
-            self._writable(lower, final, kept)
-        elif not made and not below:
-            bind(rootfs, final)
-            remount(final, readonly=True)
-        elif self._host.fuse_overlayfs and any(each.image and not each.whole for each in op.overlays):
-            self._serve_overlay(f"lowerdir={lower}", final, readonly=True)
-        elif self._host.overlay:
-            kernel.mount("overlay", final, "overlay", RDONLY, self._overlay_options(f"lowerdir={lower}"))
-        elif below:
-            self._serve_overlay(f"lowerdir={lower}", final, readonly=True)
-        else:
-            build_underlay(root, rootfs, f"{self._session}/points", f"{self._session}/under")
-            bind(f"{self._session}/under", final)
-            remount(final, readonly=True)
-        os.close(root)
+        owner = (self._uid, self._gid)
+        lay(op, Place(self._image, self._rung, self._host, self._stage, self._session, owner, self._images))
         self._open_final()
-
-    def _make_points_in_image(self, root: int, points: tuple[plan.Point, ...]) -> None:
-        try:
-            make_points(root, self._image.path, points)
-        except OSError:
-            pass  # what mounts there will say so
 
     def _open_final(self) -> None:
         # A recursive bind of a directory above the stage would take it along. Set in each namespace, since a copy of a
@@ -256,41 +219,6 @@ class Launcher:
         for name in ("points", "upper", "work", "under", "files", "images"):
             os.mkdir(f"{self._session}/{name}")
         os.chmod(f"{self._session}/upper", 0o755)
-
-    def _overlay_options(self, options: str) -> str:
-        return options if self._host.root else f"{options},userxattr"
-
-    def _writable(self, lower: str, final: str, place: str) -> None:
-        """An overlay whose changes go to `place`/upper."""
-        upper = f"upperdir={place}/upper,workdir={place}/work"
-        root = os.stat(f"{self._stage}/rootfs")
-        if place == self._session:
-            os.chmod(f"{place}/upper", root.st_mode & 0o1777)
-        if self._rung.layer == "overlay":
-            flags = kernel.MS_NOSUID | kernel.MS_NODEV
-            kernel.mount("overlay", final, "overlay", flags, self._overlay_options(f"lowerdir={lower},{upper}"))
-        else:
-            self._serve_overlay(f"lowerdir={lower},{upper}", final, readonly=False)
-
-    def _serve_overlay(self, options: str, final: str, *, readonly: bool) -> None:
-        from hpcc.runtime.fuse import start_daemon
-
-        if not self._host.root and not self._rung.owners:
-            options += f",squash_to_uid={self._uid},squash_to_gid={self._gid}"
-        if self._images is not None:
-            options += self._images.overlay_options()
-        daemon = start_daemon([self._host.fuse_overlayfs, "-f", "-o", options, "{fuse}"])
-        kernel.unshare(kernel.CLONE_NEWNS)  # the daemon stays in the one with the lower layer
-        daemon.mount(final, readonly=readonly)
-
-    def _copy(self, root: int, rootfs: str, final: str, points: tuple[plan.Point, ...]) -> None:
-        from hpcc.runtime.duplicate import copy_tree
-
-        place = f"{self._session}/upper"
-        copy_tree(rootfs, place)
-        make_points(root, place, points)
-        bind(place, final)
-        remount(final, readonly=False)
 
     def _open_target(self, target: str, *, directory: bool) -> int:
         """A descriptor of the place to mount on; made where it is missing on a tmpfs of ours."""
@@ -388,11 +316,9 @@ class Launcher:
         os.close(self._open_target(op.path, directory=True))
 
     def _accounts(self, op: plan.Accounts) -> None:
-        entries = (
-            ("passwd", f"{op.user}:x:{op.uid}:{op.gid}::{op.home}:/bin/sh", op.uid),
-            ("group", _group(op.gid), op.gid),
-        )
-        for name, line, number in entries:
+        user = f"{op.user}:x:{op.uid}:{op.gid}:{op.gecos}:{op.home}:{op.shell}"
+        groups = [(gid, f"{name}:x:{gid}:{op.user}") for name, gid in op.groups]
+        for name, rows in (("passwd", [(op.uid, user)]), ("group", groups)):
             try:
                 fd, _, missing = resolve(self._final, f"/etc/{name}")
             except OSError:
@@ -401,19 +327,16 @@ class Launcher:
                 if missing or not stat.S_ISREG(os.fstat(fd).st_mode):
                     continue  # a hostile image has a fifo there
                 with open(f"/proc/self/fd/{fd}", "rb") as file:
-                    content = file.read(1 << 20)
+                    content = with_rows(file.read(1 << 20), rows)
             except OSError:
                 continue
             finally:
                 os.close(fd)
-            rows = [row.split(b":") for row in content.split(b"\n")]
-            if any(len(row) > 2 and row[2] == str(number).encode() for row in rows):
+            if content is None:
                 continue
-            if content and not content.endswith(b"\n"):
-                content += b"\n"
             path = f"{self._session}/files/{name}"
             with open(path, "wb") as file:
-                file.write(content + line.encode() + b"\n")
+                file.write(content)
             os.chmod(path, 0o644)
             self._bind_on(path, f"/etc/{name}", directory=False)
 
@@ -537,13 +460,3 @@ def _is_closed(pipe: int) -> bool:
         return False
     finally:
         os.close(pipe)
-
-
-def _group(gid: int) -> str:
-    import grp
-
-    try:
-        name = grp.getgrgid(gid).gr_name
-    except KeyError:
-        name = f"group{gid}"
-    return f"{name}:x:{gid}:"

@@ -108,8 +108,8 @@ def obstacles(knobs: Knobs) -> list[Obstacle]:
         found.append(
             Obstacle(
                 f"a seccomp filter, of {knobs.container or 'a container or a service'} around us, forbids them",
-                "start that without it: docker run --security-opt seccomp=unconfined, say; in Kubernetes a profile "
-                "that allows unshare, clone, mount, umount2, pivot_root and setns",
+                "docker run --security-opt seccomp=unconfined, or in Kubernetes a profile that allows unshare, clone, "
+                "mount, umount2, pivot_root and setns",
             )
         )
     if knobs.selinux:

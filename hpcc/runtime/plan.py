@@ -125,11 +125,14 @@ class MakeDirectory(NamedTuple):
 
 
 class Accounts(NamedTuple):
-    """/etc/passwd and /etc/group of the image, with the caller's entries added."""
+    """/etc/passwd and /etc/group of the image, with the caller's line and those of his groups, (name, gid), added."""
 
     user: str
     uid: int
     gid: int
+    gecos: str
+    shell: str
+    groups: tuple[tuple[str, int], ...]
     home: str
 
 

@@ -93,10 +93,11 @@ class Options(NamedTuple):
     limits_by: str = ""
     security: Security | None = None
     app: str | None = None
+    passed: tuple[str, ...] = ()  # patterns of variables that reach a clean environment too
 
 
 class Caller(NamedTuple):
-    """Who runs it, from where."""
+    """Who runs it, from where; `login_gid`, `gecos`, `shell` and `groups` (name, gid) by the user database."""
 
     uid: int
     gid: int
@@ -105,6 +106,21 @@ class Caller(NamedTuple):
     cwd: str
     umask: int
     environ: Mapping[str, str]
+    login_gid: int = 0
+    gecos: str = ""
+    shell: str = "/bin/sh"
+    groups: tuple[tuple[str, int], ...] = ()
+
+
+class Account(NamedTuple):
+    """The payload's line in /etc/passwd, and those of its groups, (name, gid), in /etc/group."""
+
+    user: str
+    uid: int
+    gid: int
+    gecos: str = ""
+    shell: str = "/bin/sh"
+    groups: tuple[tuple[str, int], ...] = ()
 
 
 class Container(NamedTuple):
@@ -116,7 +132,7 @@ class Container(NamedTuple):
     scripts: bool  # the image's environment stands in /.singularity.d/env, which needs a shell to read
     cwd: tuple[str, ...]  # the first that exists; the only one must
     home: str
-    account: tuple[str, int, int]
+    account: Account
     binds: tuple[Bind, ...]
     temporary: tuple[str, ...]  # directories that are empty and discarded
     kept: tuple[tuple[str, int], ...]  # directories on the host, made where missing, and their modes
@@ -204,6 +220,7 @@ def container_spec(
         binds=options.binds,
         devices=options.devices.env,
         app=app,
+        passed=options.passed,
     )
     if len((options.hostname or "").encode()) > MOST_HOSTNAME:
         raise UsageError(f"--hostname {options.hostname!r}: at most {MOST_HOSTNAME} bytes are possible")
@@ -262,13 +279,13 @@ def _identity(options: Options, caller: Caller) -> tuple[int, tuple[int, ...]] |
     return found
 
 
-def _account(options: Options, caller: Caller, identity: tuple[int, tuple[int, ...]] | None) -> tuple[str, int, int]:
+def _account(options: Options, caller: Caller, identity: tuple[int, tuple[int, ...]] | None) -> Account:
     if options.fakeroot:
-        return ("root", 0, 0)
-    if identity is None:
-        return (caller.user, caller.uid, caller.gid)
-    name = options.security.user if options.security and options.security.user else caller.user
-    return (name, identity[0], identity[1][0])
+        return Account("root", 0, 0, groups=(("root", 0),))
+    if identity is not None:
+        name = options.security.user if options.security and options.security.user else caller.user
+        return Account(name, identity[0], identity[1][0])
+    return Account(caller.user, caller.uid, caller.login_gid, caller.gecos, caller.shell, caller.groups)
 
 
 def kept_capabilities(options: Options) -> int:

@@ -35,6 +35,10 @@ def run_inside(command: str, arguments: Arguments, options: Options) -> int:
         job_env=options.job_env, contain=options.contain, containall=options.containall, compat=options.compat,
         security=options.security, app=options.app,
     )  # fmt: skip
+    if settings.bind_paths:
+        from hpcc.runtime.sitebinds import site_binds
+
+        options = options._replace(passed=site_binds(settings).env)
     container = container_spec(instance.image, instance.path, instance.config, options, command, tuple(rest), user)
     ops = plan_join(container, name, instance.pid)
     if arguments.dry_run:
