@@ -16,6 +16,7 @@ from hpcc.errors import CacheError, HpccError, InvalidImage, LockTimeout, UsageE
 from hpcc.local import Image
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what filesystems without symbolic links say
 _STEP = 32 << 20  # bytes
 _PATIENCE = 600.0  # seconds for which a file's change waits for another's
 _XATTRS = ("user.", "system.posix_acl_access")  # others, as Lustre's striping, are the new file's own
@@ -37,8 +38,7 @@ def new_file(target: str, *, replace: bool, mode: int = 0o755) -> Iterator[Binar
     Atomic: `target` is whole, or as it was. Without replace a file that is there stays: UsageError. CacheError where
     it cannot be written, for any OSError within the block too.
     """
-    directory, name = os.path.split(os.path.abspath(target))
-    temporary = os.path.join(directory, f".{os.fsdecode(os.fsencode(name)[:200])}.{secrets.token_hex(6)}")
+    temporary = _beside(target)
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with open(fd, "r+b") as file:
@@ -60,6 +60,35 @@ def new_file(target: str, *, replace: bool, mode: int = 0o755) -> Iterator[Binar
             os.unlink(temporary)
         except OSError:
             pass
+
+
+def new_link(source: str, target: str, *, replace: bool) -> None:
+    """A symbolic link at `target` that leads to `source`. Atomic. CacheError where it cannot be made.
+
+    FileExistsError without replace, where something is there; OSError, of NO_LINKS, where the filesystem has none.
+    """
+    source = os.path.abspath(source)
+    try:
+        if not replace:
+            os.symlink(source, target)
+            return
+        temporary = _beside(target)
+        try:
+            os.symlink(source, temporary)
+            os.rename(temporary, target)
+        finally:
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, *NO_LINKS):
+            raise
+        raise CacheError(f"cannot write {target}: {error.strerror}", hint=place_hint(error)) from None
+
+
+def _beside(target: str) -> str:
+    """The name of a temporary in the same directory."""
+    directory, name = os.path.split(os.path.abspath(target))
+    return os.path.join(directory, f".{os.fsdecode(os.fsencode(name)[:200])}.{secrets.token_hex(6)}")
 
 
 @contextmanager

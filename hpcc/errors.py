@@ -29,6 +29,10 @@ class UsageError(HpccError, ValueError):
     """The command line or an argument of the Python interface is wrong."""
 
 
+class Unknown(UsageError):
+    """A command, option or source that hpcc does not have; an Apptainer behind its stand-in may (cli/behind.py)."""
+
+
 class SettingsError(HpccError, ValueError):
     """A settings file or variable does not parse, or sets what the site has locked."""
 
@@ -39,6 +43,10 @@ class InvalidReference(HpccError, ValueError):
 
 class InvalidImage(HpccError, ValueError):
     """Bytes that are not what their format says: a layer, manifest, SquashFS or SIF."""
+
+
+class Truncated(InvalidImage):
+    """A SquashFS or SIF that ends before what it says is in it does: half-written, or a copy that was broken off."""
 
 
 class UnsupportedImage(HpccError):

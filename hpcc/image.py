@@ -4,7 +4,9 @@
 fresh costs a few reads of the cache. Only a miss imports what talks to registries and converts (pulling.py).
 """
 
-from hpcc.errors import UsageError
+import os
+
+from hpcc.errors import HpccError, Unknown
 from hpcc.local import Image, open_local
 from hpcc.progress import SILENT, Progress
 from hpcc.settings import Settings
@@ -30,10 +32,36 @@ def open_image(uri: str, settings: Settings, *, arch: str | None = None, progres
         return found
     scheme, separator, _ = uri.partition("://")
     if separator and scheme.isalnum():
-        raise UsageError(
-            f"{uri}: hpcc does not know the source {scheme}://", hint="It knows docker:// and local images."
-        )
-    return open_local(uri)
+        raise Unknown(f"{uri}: hpcc does not know the source {scheme}://", hint="It knows docker:// and local images.")
+    return _open_link(uri, settings) or open_local(uri)
+
+
+def _open_link(path: str, settings: Settings) -> Image | None:
+    """Where `path` is a link to a SIF of a cache, as `pull --name` makes them, that as the cache's own: its use is noted,
+    and it is mounted once whatever its links are called. None for anything else, and for what the cache does not trust.
+    """
+    try:
+        directory, name = os.path.split(os.readlink(path))
+    except (OSError, ValueError):
+        return None
+    if not directory.endswith("/sif-v1"):
+        return None
+    from hpcc.lookup import tiers
+
+    key = name.partition(".")[0]
+    for cache in tiers(settings):
+        if cache.path("sif-v1") == directory:
+            for fd in cache.open_each(os.path.join(directory, name)):
+                try:
+                    image = open_local(
+                        os.path.join(directory, name), name=os.path.abspath(path), fd=fd, cache=cache.root
+                    )
+                except HpccError:
+                    image = None
+                if image is not None and image.key == key:
+                    return image
+                os.close(fd)
+    return None
 
 
 def note_use(image: Image) -> None:

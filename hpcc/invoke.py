@@ -15,9 +15,12 @@ _SUBPROCESS = frozenset(
 
 
 def program() -> list[str]:
-    """The argv that begins a command line of this very hpcc: the quick bin/hpcc beside the interpreter, where it is."""
+    """The argv that begins a command line of this very hpcc: the quick bin/hpcc beside the interpreter, where it is.
+
+    Else the interpreter, which is not to take an `hpcc` in the working directory for the package (-P).
+    """
     beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "hpcc")
-    return [beside] if os.access(beside, os.X_OK) else [os.path.abspath(sys.executable), "-m", "hpcc"]
+    return [beside] if os.access(beside, os.X_OK) else [os.path.abspath(sys.executable), "-P", "-m", "hpcc"]
 
 
 def command_line(command: str, image: str, args: Sequence[str], options: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -11,7 +12,7 @@ from hpcc.records import TYPE_CHECKING
 from hpcc.runtime.environment import RunConfig
 from hpcc.runtime.rootfs import Rootfs
 from hpcc.sif import descriptor
-from hpcc.sif.load import Sif, load
+from hpcc.sif.load import AGAIN, Sif, load
 
 if TYPE_CHECKING:
     import subprocess
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 
 MAX_JSON = 8 << 20
+LAUNCHER = b"#!/usr/bin/env run-singularity\n"
+"""How each image begins that runs by itself: a SIF, or a squashfs of Singularity 2.4 and 2.5 right behind it."""
 
 
 class Image:
@@ -73,8 +76,7 @@ def open_local(path: str, *, name: str | None = None, fd: int | None = None, cac
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            hint = "Images in a registry are written docker://NAME." if error.errno == 2 else ""
-            raise ImageNotFound(f"{path}: {error.strerror}", hint=hint) from None
+            raise _missing(path, error) from None
     status = os.fstat(fd)
     if stat.S_ISDIR(status.st_mode):
         os.close(fd)
@@ -83,16 +85,30 @@ def open_local(path: str, *, name: str | None = None, fd: int | None = None, cac
         raise InvalidImage(f"{path} is neither a file nor a directory")
     identity = f"{status.st_dev:x}-{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"
     head = os.pread(fd, 64, 0)
-    if head.startswith(b"hsqs"):
-        compressor = int.from_bytes(head[20:22], "little")
-        rootfs = Rootfs("squashfs", os.path.abspath(path), fd, 0, status.st_size, identity, compressor=compressor)
+    at = len(LAUNCHER) if head.startswith(LAUNCHER) else 0
+    if head[at : at + 4] == b"hsqs":
+        compressor = int.from_bytes(head[at + 20 : at + 22], "little")
+        rootfs = Rootfs("squashfs", os.path.abspath(path), fd, at, status.st_size - at, identity, compressor=compressor)
         return Image(name, rootfs.path, rootfs, RunConfig(scripts=True, runscript="/.singularity.d/runscript"))
+    if not head:
+        raise InvalidImage(f"{path} is empty: somebody's pull was broken off", hint=AGAIN)
     if head[32:41] != b"SIF_MAGIC":
         raise InvalidImage(
             f"{path} is no image that hpcc can run",
             hint="It runs SIF and squashfs files, directories, and docker:// URIs.",
         )
     return _open_sif(path, name, fd, status.st_size, identity, cache)
+
+
+def _missing(path: str, error: OSError) -> ImageNotFound:
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        hint = (
+            "Somebody has cleaned the cache, or it was purged: remove the link, and pull the image again. Snakemake and "
+            "Nextflow do so by themselves when they are started anew."
+        )
+        return ImageNotFound(f"{path} is a link to {os.path.realpath(path)}, which is gone", hint=hint)
+    hint = "Images in a registry are written docker://NAME." if error.errno == errno.ENOENT else ""
+    return ImageNotFound(f"{path}: {error.strerror}", hint=hint)
 
 
 def _open_directory(path: str, name: str) -> Image:

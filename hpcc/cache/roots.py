@@ -17,6 +17,7 @@ from hpcc.cache import walk
 from hpcc.cache.layout import Cache
 from hpcc.cache.mark import is_key, read_mark_at
 from hpcc.cache.walk import Cleared, Entry
+from hpcc.errors import CacheError
 from hpcc.quickjson import loads
 from hpcc.records import NamedTuple
 
@@ -41,6 +42,23 @@ def register_root(cache: Cache, path: str, key: str) -> None:
     data = json.dumps({"path": path, "key": key}).encode()
     name = sha256(os.fsencode(path)).hexdigest()[:40]
     cache.write(cache.path("roots", name, str(os.getuid())), data)
+
+
+def forget_root(cache: Cache, path: str) -> bool:
+    """Forget that `path` stands for an image, as far as this user said so; whether there was anything. Idempotent.
+
+    CacheError where the record may not be removed.
+    """
+    name = sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:40]
+    removed = False
+    for record, status in walk.records(cache, f"roots/{name}"):
+        if status.st_uid == os.getuid():
+            try:
+                walk.unlink(cache, record)
+            except OSError as error:
+                raise CacheError(f"cannot remove {cache.path(record)}: {error.strerror}", hint="root can.") from None
+            removed = True
+    return removed
 
 
 def read_roots(cache: Cache) -> tuple[Root, ...]:

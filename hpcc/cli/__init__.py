@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from hpcc.errors import EX_FAILURE, HpccError, UsageError
+from hpcc.errors import EX_FAILURE, HpccError, Unknown
 from hpcc.records import TYPE_CHECKING
 from hpcc.version import __version__
 
@@ -35,7 +35,13 @@ COMMANDS = {
 }
 """Name -> (module in hpcc.cli, what it does)."""
 
-_GLOBAL = frozenset(("-q", "--quiet", "-s", "--silent", "-v", "--verbose", "-d", "--debug", "--nocolor"))
+STAND_IN = "--stand-in"
+"""The first word of a command line that was typed as `apptainer …`: what `hpcc shim` makes begins with it."""
+LIKE = "1.4.5"  # the Apptainer whose command line hpcc follows
+
+_GLOBAL = {"-q": "--quiet", "-s": "--silent", "-v": "--verbose", "-d": "--debug"}
+_GLOBALS = frozenset((*_GLOBAL, *_GLOBAL.values(), "--nocolor"))
+_OTHERS = frozenset(("config",))  # commands of hpcc's whose name means another thing in Apptainer
 
 
 def console() -> None:
@@ -55,14 +61,29 @@ def console() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Do what `argv` says; the exit status. Errors go to stderr; a traceback only with --debug."""
+    """Do what `argv` says; the exit status. Errors go to stderr; a traceback only with --debug.
+
+    Behind the word STAND_IN what hpcc does not know is handed on to the real Apptainer, which this process becomes.
+    """
     debug = False
+    stand_in = bool(argv) and argv[0] == STAND_IN
+    words = list(argv[1:] if stand_in else argv)
     try:
         before = 0
-        while before < len(argv) and argv[before] in _GLOBAL:
+        while before < len(words) and words[before] in _GLOBALS:
             before += 1
-        debug = bool({"-d", "--debug"} & set(argv[:before])) or os.environ.get("HPCC_DEBUG", "") not in ("", "0")
-        return _dispatch(list(argv[:before]), list(argv[before:]))
+        # Long names, since a command may have another option of the same letter.
+        options = [_GLOBAL.get(word, word) for word in words[:before]]
+        debug = "--debug" in options or os.environ.get("HPCC_DEBUG", "") not in ("", "0")
+        try:
+            return _dispatch(options, words[before:], stand_in=stand_in)
+        except Unknown as why:
+            if not stand_in:
+                raise
+            from hpcc.cli.behind import hand_on
+
+            hand_on(words, why, quiet=bool({"--quiet", "--silent"} & set(options)))
+            raise
     except HpccError as error:
         say("FATAL", error.message)
         if error.hint:
@@ -91,21 +112,32 @@ def _trace() -> None:
     traceback.print_exc()
 
 
-def _dispatch(options: list[str], argv: list[str]) -> int:
+def _dispatch(options: list[str], argv: list[str], *, stand_in: bool = False) -> int:
     name = argv[0] if argv else "--help"
     if name in ("--version", "version"):
-        print(f"hpcc version {__version__}")
+        print(like_version(name) if stand_in else f"hpcc version {__version__}")
         return 0
     if name in ("--help", "-h", "help"):
         return _help(argv[1:])
     if name.startswith("-"):
-        raise UsageError(
+        raise Unknown(
             f"unknown option {name}", hint="hpcc [--quiet|--debug] COMMAND …; `hpcc --help` lists the commands."
         )
+    if stand_in and name in _OTHERS:
+        raise Unknown(f"{name} is Apptainer's own", hint=f"`hpcc {name}` is another command, of hpcc's.")
     if name not in COMMANDS:
-        raise UsageError(f"unknown command {name!r}", hint=f"Did you mean {_closest(name)}? `hpcc --help` lists all.")
+        raise Unknown(f"unknown command {name!r}", hint=f"Did you mean {_closest(name)}? `hpcc --help` lists all.")
     module = __import__(f"hpcc.cli.{COMMANDS[name][0]}", fromlist=("main",))  # importlib would bring warnings along
     return int(module.main(name, [*options, *argv[1:]]))
+
+
+def like_version(word: str) -> str:
+    """What Apptainer answers to `--version` or `version`: the number of the one that hpcc is like, and hpcc's own.
+
+    The name is apptainer's also for `singularity`, as there: under that name programs expect a number above 2.4.
+    """
+    version = f"{LIKE}+hpcc{'.'.join(__version__.split('.')[:2])}"
+    return f"apptainer version {version}" if word == "--version" else version
 
 
 def _help(argv: list[str]) -> int:

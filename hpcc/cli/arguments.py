@@ -7,7 +7,7 @@ with =true or =false, and `--` ends the options.
 
 from __future__ import annotations
 
-from hpcc.errors import UsageError
+from hpcc.errors import Unknown, UsageError
 from hpcc.records import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ class Arguments(NamedTuple):
 
 
 def parse(command: Command, argv: Sequence[str]) -> Arguments:
-    """Parse `argv`. UsageError has the usage line as its hint. With --help: prints it and exits."""
+    """Parse `argv`. UsageError, which has the usage line as its hint; Unknown for options that are not in the table.
+
+    With --help: prints it and exits.
+    """
     table = {name: option for option in (*GLOBAL, *command.options) for name in option.names}  # its own names win
     values: dict[str, Any] = {
         option.key: [] if option.many else (None if option.value else False) for option in (*command.options, *GLOBAL)
@@ -91,7 +94,7 @@ def parse(command: Command, argv: Sequence[str]) -> Arguments:
                 queue.insert(0, "-" + rest)
         option = table.get(name)
         if option is None:
-            raise UsageError(f"unknown option {name}", hint=f"Usage: hpcc {command.usage}")
+            raise Unknown(f"unknown option {name}", hint=f"Usage: hpcc {command.usage}")
         if not option.value:
             if equals and attached not in ("true", "false"):
                 raise UsageError(f"{name} takes no value", hint=f"Usage: hpcc {command.usage}")

@@ -6,7 +6,7 @@ import os
 
 from hpcc.cli import say
 from hpcc.cli.arguments import Arguments, Command
-from hpcc.cli.shim import real_apptainer
+from hpcc.cli.behind import environment_behind, real_apptainer
 from hpcc.cli.source import SOURCE_OPTIONS
 from hpcc.errors import RuntimeUnavailable, UsageError
 from hpcc.records import TYPE_CHECKING
@@ -35,7 +35,8 @@ def hand_over(
     if not (arguments.quiet or arguments.silent):
         say("INFO", f"{program} runs {image}")
     argv = command_line(program, name, command, arguments, image, rest, settings.bind_paths)
-    os.execve(program, argv, variables(settings.environ, job=arguments.job_env))
+    environ = environment_behind(settings.environ, program)
+    os.execve(program, argv, variables(environ, job=arguments.job_env))
 
 
 def command_line(

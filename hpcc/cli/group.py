@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpcc.errors import UsageError
+from hpcc.errors import Unknown, UsageError
 from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.sitepath import load_site_packages
 
@@ -19,7 +19,9 @@ class Subcommand(NamedTuple):
 
 
 def dispatch(name: str, argv: list[str], about: str, table: Mapping[str, Subcommand], example: str) -> int:
-    """Run the subcommand that `argv` names, its first word that is no option; the status. UsageError without one."""
+    """Run the subcommand that `argv` names, its first word that is no option; the status. UsageError without one,
+    Unknown for one that is not in the table.
+    """
     words = [word for word in argv if not word.startswith("-")]
     if not words or words[0] not in table:
         if {"-h", "--help"} & set(argv):
@@ -28,8 +30,10 @@ def dispatch(name: str, argv: list[str], about: str, table: Mapping[str, Subcomm
                 print(f"  {word:<8} {subcommand.summary}")
             print(f"\n`hpcc {name} SUBCOMMAND --help` tells more. Example:\n  {example}")
             return 0
-        wrong = f"{name} has no subcommand {words[0]!r}" if words else f"{name} needs a subcommand"
-        raise UsageError(wrong, hint=f"One of: {', '.join(table)}. `hpcc {name} --help` tells more.")
+        hint = f"One of: {', '.join(table)}. `hpcc {name} --help` tells more."
+        if words:
+            raise Unknown(f"{name} has no subcommand {words[0]!r}", hint=hint)
+        raise UsageError(f"{name} needs a subcommand", hint=hint)
     argv.remove(words[0])
     load_site_packages()
     from importlib import import_module

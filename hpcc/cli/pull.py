@@ -1,11 +1,12 @@
 """hpcc pull: an image from the cache, or once from its registry, as a SIF file or an OCI layout of one's own."""
 
 import os
+from collections.abc import Mapping
 
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, parsed, source_settings
 from hpcc.cli.terminal import terminal
-from hpcc.errors import CacheError, UsageError
+from hpcc.errors import CacheError, Unknown, UsageError
 from hpcc.sitepath import load_site_packages
 
 COMMAND = Command(
@@ -15,12 +16,13 @@ COMMAND = Command(
         Option(("-F", "--force"), "replace the file if it is there"),
         Option(("--format",), "sif (default), or oci: a directory with the image as the registry has it", "FORMAT"),
         Option(("--compression",), "of the SIF: gzip (default), gzip:1-12, zstd[:1-22], lz4 or xz", "NAME[:LEVEL]"),
-        Option(("--name",), "the file's name, in the working directory", "NAME"),
-        Option(("--dir",), "the directory for the file", "DIR"),
+        Option(("--name",), "as workflow engines call it: NAME is a link to the image in the cache", "NAME"),
+        Option(("--dir",), "the directory for the file; default: $APPTAINER_PULLDIR, else this one", "DIR"),
         *SOURCE_OPTIONS,
     ),
     "hpcc pull docker://debian:12            # writes debian_12.sif\n"
     "hpcc pull --force tools.sif docker://quay.io/lab/tools:1.4\n"
+    "hpcc pull --name tools.sif docker://quay.io/lab/tools:1.4    # takes no room\n"
     "hpcc pull --compression zstd:9 docker://debian:12   # for slow storage\n"
     "hpcc pull --format oci debian docker://debian:12",
 )
@@ -35,7 +37,7 @@ def main(name: str, argv: list[str]) -> int:
         raise usage_error(COMMAND, "the file is named twice, by --name and as an argument")
     if not uri.startswith("docker://"):
         if "://" in uri:
-            raise UsageError(f"{uri}: hpcc pull does not know this source", hint="It pulls docker://NAME.")
+            raise Unknown(f"{uri}: hpcc pull does not know this source", hint="It pulls docker://NAME.")
         if out and out[0].startswith("docker://"):
             raise usage_error(COMMAND, f"the file's name comes before the URI: {uri} {out[0]}")
         raise UsageError(f"{uri} is no URI", hint=f"Did you mean docker://{uri}?")
@@ -46,13 +48,15 @@ def main(name: str, argv: list[str]) -> int:
     from hpcc.copy import copy_image
     from hpcc.lookup import Wanted, find_cached
     from hpcc.oci.reference import Reference
+    from hpcc.placing import place_image, refuse_taken
     from hpcc.pulling import pull_image
     from hpcc.throwaway import cache_for
 
     file_name = Reference.parse(uri).file_name
     target = out[0] if out else arguments.name or (file_name.removesuffix(".sif") if as_layout else file_name)
-    target = os.path.join(arguments.dir or ".", target)
-    if not arguments.force and os.path.lexists(target):
+    target = os.path.join(arguments.dir or _directory(os.environ), target)
+    by_name = bool(arguments.name) and not as_layout
+    if not arguments.force and not by_name and os.path.lexists(target):
         raise UsageError(f"{target} is there already", hint="Replace it with --force, or give another name.")
     if not os.path.isdir(os.path.dirname(target)):
         raise CacheError(f"{os.path.dirname(target)} is no directory", hint="Make it first.")
@@ -67,10 +71,22 @@ def main(name: str, argv: list[str]) -> int:
 
             write_layout(wanted, effective, target, progress, replace=arguments.force)
             return 0
+        if by_name and not arguments.force:
+            refuse_taken(target, wanted.reference.name)
         image = find_cached(wanted, effective)
         if image is not None:
             progress.info("Using cached SIF image")
         else:
             image = pull_image(wanted, effective, progress)
-        copy_image(image, target, replace=arguments.force)
+        if by_name:
+            link = not settings.disable_cache
+            place_image(image, target, effective, progress, replace=arguments.force, link=link)
+        else:
+            copy_image(image, target, replace=arguments.force)
     return 0
+
+
+def _directory(environ: Mapping[str, str]) -> str:
+    """Where Apptainer's variables want files to go, else here."""
+    names = (prefix + name for prefix in ("HPCC_", "APPTAINER_", "SINGULARITY_") for name in ("PULLDIR", "PULLFOLDER"))
+    return next((value for name in names if (value := environ.get(name))), ".")

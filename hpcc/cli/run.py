@@ -158,7 +158,7 @@ def with_variables(arguments: Arguments, environ: "Mapping[str, str]") -> Argume
 
 
 def _has_apptainer(settings: Settings) -> bool:
-    from hpcc.cli.shim import real_apptainer
+    from hpcc.cli.behind import real_apptainer
 
     return bool(real_apptainer(settings.environ))
 

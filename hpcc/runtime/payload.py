@@ -42,8 +42,8 @@ def become(argv: tuple[str, ...], environment: dict[str, str]) -> None:
                 continue
             denied = denied or error
     if denied is None:
-        raise CommandNotFound(
-            f'"{name}": not found in the image'
+        raise CommandNotFound(  # in Apptainer's words, by which cwltool knows that namespaces work
+            f'"{name}": executable file not found in the image'
             + ("" if "/" in name else f", whose PATH is {environment.get('PATH', '')}"),
             hint="`hpcc exec IMAGE ls /bin` shows what is there; `hpcc inspect` what the image is meant to run.",
         )

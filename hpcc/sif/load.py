@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpcc.errors import InvalidImage, UsageError
+from hpcc.errors import InvalidImage, Truncated, UsageError
 from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.sif import descriptor, header
 from hpcc.sif.descriptor import PART_PRIMARY_SYSTEM, Descriptor
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 MOST_DESCRIPTORS = 4096  # the reference library writes 48
+AGAIN = "Remove it, and pull or copy the image again; a workflow engine whose image it is then pulls it by itself."
 
 
 class Sif(NamedTuple):
@@ -51,8 +52,8 @@ class Sif(NamedTuple):
 def load(read_at: Callable[[int, int], bytes], size: int) -> Sif:
     """The SIF of `size` bytes that `read_at(offset, length)` reads; fewer bytes come at its end only.
 
-    InvalidImage unless every object lies in the file and ids are unique. What the objects hold is
-    not looked at.
+    InvalidImage unless every object lies in the file, Truncated where that ends before one does, and ids are unique.
+    What the objects hold is not looked at.
     """
     head = Header.parse(read_at(0, header.SIZE))
     total, start = head.total, head.descriptors_offset
@@ -79,5 +80,5 @@ def load(read_at: Callable[[int, int], bytes], size: int) -> Sif:
     return Sif(head, tuple(found))
 
 
-def _cut_short(how: str) -> InvalidImage:
-    return InvalidImage(f"the SIF is damaged or cut short: {how}", hint="pull or copy the image again")
+def _cut_short(how: str) -> Truncated:
+    return Truncated(f"the SIF is damaged or cut short: {how}", hint=AGAIN)

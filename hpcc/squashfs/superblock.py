@@ -12,7 +12,7 @@ A table that the image does not have starts at ABSENT. Positions count from the 
 
 import struct
 
-from hpcc.errors import InvalidImage, UnsupportedImage
+from hpcc.errors import InvalidImage, Truncated, UnsupportedImage
 from hpcc.records import NamedTuple
 from hpcc.squashfs.compression import LZ4
 
@@ -66,10 +66,11 @@ class Superblock(NamedTuple):
         """Check and take apart the first bytes of an image of `size` bytes.
 
         InvalidImage unless all tables lie in the image and in the order that every writer uses
-        (the kernel insists on it too); UnsupportedImage for another version of the format.
+        (the kernel insists on it too), Truncated where it ends before they do; UnsupportedImage for another
+        version of the format.
         """
         if len(data) < SIZE or size < SIZE:
-            raise InvalidImage(f"the SquashFS image is cut short: {size} bytes do not hold a superblock")
+            raise Truncated(f"the SquashFS image is cut short: {size} bytes do not hold a superblock")
         fields = _LAYOUT.unpack_from(data)
         magic, inodes, mtime, block_size, fragments, compressor, log, flags, ids, major, minor = fields[:11]
         root, used, *tables = fields[11:]
@@ -80,7 +81,7 @@ class Superblock(NamedTuple):
         if not LEAST_BLOCK <= block_size <= MOST_BLOCK or log > 20 or 1 << log != block_size:
             raise InvalidImage(f"the SquashFS image has an impossible block size, {block_size}")
         if not SIZE < used <= size:
-            raise InvalidImage(
+            raise Truncated(
                 f"the SquashFS image is cut short: its superblock counts {used} bytes, there are {size}",
                 hint="pull or copy the image again",
             )

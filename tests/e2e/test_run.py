@@ -68,7 +68,7 @@ def test_a_payload_killed_by_a_signal_is_killed_for_our_parent_too(hpcc: Hpcc, i
 def test_missing_command_and_image(hpcc: Hpcc, image: Images, mode: tuple[str, ...]) -> None:
     done = hpcc("exec", *mode, image.main, "no-such-command")
     assert done.returncode == 255
-    assert '"no-such-command": not found in the image' in done.stderr and "/opt/first" in done.stderr
+    assert '"no-such-command": executable file not found in the image' in done.stderr and "/opt/first" in done.stderr
     assert "Traceback" not in done.stderr
     done = hpcc("exec", *mode, image.main, "/no/such/path")
     assert done.returncode == 255 and "/no/such/path" in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcc.cli.shim import MARK
+from hpcc.cli.behind import MARK
 from hpcc.runtime import _kernel as kernel
 from tests.support import people
 from tests.support.images import Images, images

@@ -4,7 +4,7 @@ import json
 import os
 import time
 
-from hpcc.cli import inform
+from hpcc.cli import inform, say
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.cache.items import own_tiers, user_name
 from hpcc.errors import ImageNotFound, UsageError
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from hpcc.cache.mark import Mark
 
 COMMAND = Command(
-    "cache roots [--json | --prune | add PATH…]",
-    "Show the links and copies of cached images that keep these from `hpcc cache gc`, or add some. A root counts as "
-    "long as its file is there, and that image.",
+    "cache roots [--json | --prune | add PATH… | remove PATH…]",
+    "Show the links and copies of cached images that keep these from `hpcc cache gc`, add some, or forget your own. A "
+    "root counts as long as its file is there, and that image. `hpcc pull --name` adds its link by itself.",
     (
         Option(("-j", "--json"), "as JSON"),
         Option(("--prune",), "forget your own that are no more"),
@@ -31,6 +31,8 @@ def main(argv: list[str]) -> int:
     from hpcc.cache.roots import is_alive, prune_roots, read_roots
 
     arguments = parse(COMMAND, argv)
+    if arguments.positional[:1] == ["remove"]:
+        return _remove(arguments)
     if arguments.positional:
         return _add(arguments)
     tiers = own_tiers()
@@ -59,12 +61,29 @@ def _add(arguments: Arguments) -> int:
 
     word, *paths = arguments.positional
     if word != "add" or not paths or arguments.prune or arguments.json:
-        raise usage_error(COMMAND, "roots shows them, or `roots add PATH…` adds some")
+        raise usage_error(COMMAND, "roots shows them; `roots add PATH…`, `roots remove PATH…`")
     found = [(path, mark, _tier_of(path, mark)) for path, mark in [(path, _mark(path)) for path in paths]]
     for path, mark, tier in found:
         register_root(tier, path, mark.key)
         inform(arguments, f"{path} keeps {mark.key[:12]} in {tier.root}")
     return 0
+
+
+def _remove(arguments: Arguments) -> int:
+    """The files themselves stay. 1 where one of the paths was no root of this user's."""
+    from hpcc.cache.roots import forget_root
+
+    _, *paths = arguments.positional
+    if not paths or arguments.prune or arguments.json:
+        raise usage_error(COMMAND, "`roots remove PATH…` needs a path")
+    status = 0
+    for path in paths:
+        if any([forget_root(tier, path) for tier in own_tiers()]):
+            inform(arguments, f"{path} keeps nothing in the cache any more")
+        else:
+            say("WARNING", f"{path} is no root of yours")
+            status = 1
+    return status
 
 
 def _mark(path: str) -> "Mark":
