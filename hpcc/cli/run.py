@@ -168,8 +168,9 @@ def wanted_container(
 ) -> Container:
     """What the options, the image and the caller make together; `words` follow the image. Warns of missing devices."""
     options = runtime_options(arguments)._replace(devices=_devices(arguments, settings))
+    path = image.name if image.name.startswith("/") else image.path  # of a link to the cache, as the user knows it
     return container_spec(
-        image.name, image.path, image.config, options, command, words, caller(settings), settings.bind_paths
+        image.name, path, image.config, options, command, words, caller(settings), settings.bind_paths
     )
 
 
