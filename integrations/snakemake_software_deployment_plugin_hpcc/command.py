@@ -33,8 +33,8 @@ def shell_line(
     names of the host's. HpccError for a name that no shell can set.
     """
     words = [word for word in shell[1:] if word not in _LOGIN]  # a profile would set PATH anew
-    first, *rest = [*args, image, os.path.basename(shell[0]), *words, cmd]
-    line = command_line("exec", first, rest, options)
+    behind = [*args, image, os.path.basename(shell[0]), *words, cmd]
+    line = command_line("exec", behind[0], behind[1:], options)
     assignments = [f"HPCCENV_{_name(name)}={shlex.quote(value)}" for name, value in env]
     assignments += [f'HPCCENV_{_name(name)}="${name}"' for name in passed]
     return " ".join([*assignments, shlex.join(line)])
