@@ -10,6 +10,7 @@ import shlex
 from snakemake_interface_software_deployment_plugins import EnvBase, EnvSpecBase
 from snakemake_interface_software_deployment_plugins.settings import SoftwareDeploymentSettingsBase
 from snakemake_interface_software_deployment_plugins.tests import TestSoftwareDeploymentBase
+
 from snakemake_software_deployment_plugin_hpcc import Env, EnvSpec, Settings
 
 
