@@ -8,7 +8,7 @@ from hpcc.runtime.plan import Confine, DropPrivileges, Filter, Op, describe, pla
 from hpcc.runtime.security import Security, identity, parse_security
 from hpcc.runtime.spec import Caller, Container, Options, container_spec
 
-CALLER = Caller(1000, 100, "alice", "/home/alice", "/home/alice", 0o022, {})
+CALLER = Caller(1000, 100, "alice", "/home/alice", "/home/alice", 0o022, {}, login_gid=100)
 
 
 @pytest.mark.parametrize(
