@@ -28,24 +28,25 @@ class Installation:
         self.hpcc, self.python = self.bin / "hpcc", self.bin / "python"
 
 
-def install(extras: tuple[str, ...] = ()) -> Installation:
+def install(extras: tuple[str, ...] = (), packages: tuple[str, ...] = ()) -> Installation:
     """Build a wheel of the tree and install it, with the versions of constraints.txt; the one that is there, if any.
+    `packages`: others beside it.
 
     Concurrent calls wait for each other. RuntimeError with pip's words where pip fails.
     """
-    home = _WHERE / f"hpcc-test-{os.geteuid()}-{_tree_hash(extras)}"
+    home = _WHERE / f"hpcc-test-{os.geteuid()}-{_tree_hash(extras, packages)}"
     with open(_WHERE / f"hpcc-test-{os.geteuid()}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "complete").exists():
             shutil.rmtree(home, ignore_errors=True)
-            _build(home, extras)
+            _build(home, extras, packages)
         os.utime(home)
         _remove_old(home)
     return Installation(home / "venv")
 
 
-def _tree_hash(extras: tuple[str, ...]) -> str:
-    seen = hashlib.sha256(repr((extras, sys.version, sys.base_prefix)).encode())
+def _tree_hash(extras: tuple[str, ...], packages: tuple[str, ...]) -> str:
+    seen = hashlib.sha256(repr((extras, packages, sys.version, sys.base_prefix)).encode())
     for path in _sources():
         data = path.read_bytes()
         seen.update(f"{path.relative_to(ROOT)} {path.stat().st_mode & 0o111} {len(data)}\n".encode())
@@ -59,7 +60,7 @@ def _sources() -> Iterator[Path]:
         yield from sorted(p for p in (ROOT / name).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
 
 
-def _build(home: Path, extras: tuple[str, ...]) -> None:
+def _build(home: Path, extras: tuple[str, ...], packages: tuple[str, ...]) -> None:
     venv, wheels = home / "venv", home / "wheels"
     constraints = ROOT / "constraints.txt"
     python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
@@ -71,7 +72,7 @@ def _build(home: Path, extras: tuple[str, ...]) -> None:
     _call(*pip, "wheel", "--quiet", "--no-deps", *pins, "--wheel-dir", str(wheels), str(ROOT))
     (wheel,) = wheels.glob("hpcc-*.whl")
     wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
-    _call(*pip, "--python", str(venv / "bin/python"), "install", "--quiet", *pins, wanted)
+    _call(*pip, "--python", str(venv / "bin/python"), "install", "--quiet", *pins, wanted, *packages)
     shutil.rmtree(wheels)
     (home / "complete").touch()
 
