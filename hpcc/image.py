@@ -37,8 +37,9 @@ def open_image(uri: str, settings: Settings, *, arch: str | None = None, progres
 
 
 def _open_link(path: str, settings: Settings) -> Image | None:
-    """Where `path` is a link to a SIF of a cache, as `pull --name` makes them, that as the cache's own: its use is noted,
-    and it is mounted once whatever its links are called. None for anything else, and for what the cache does not trust.
+    """The SIF of a cache that `path` is a link to, as `pull --name` makes them: the cache's own, so that its use is
+    noted, and that it is mounted once whatever its links are called. None for anything else, and for what the cache
+    does not trust.
     """
     try:
         directory, name = os.path.split(os.readlink(path))

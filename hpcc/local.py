@@ -103,8 +103,8 @@ def open_local(path: str, *, name: str | None = None, fd: int | None = None, cac
 def _missing(path: str, error: OSError) -> ImageNotFound:
     if error.errno == errno.ENOENT and os.path.islink(path):
         hint = (
-            "Somebody has cleaned the cache, or it was purged: remove the link, and pull the image again. Snakemake and "
-            "Nextflow do so by themselves when they are started anew."
+            "Somebody has cleaned the cache, or it was purged. Pull the image again; Snakemake and Nextflow do so by "
+            "themselves when they are started anew."
         )
         return ImageNotFound(f"{path} is a link to {os.path.realpath(path)}, which is gone", hint=hint)
     hint = "Images in a registry are written docker://NAME." if error.errno == errno.ENOENT else ""

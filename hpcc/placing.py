@@ -73,8 +73,6 @@ def _judge(fd: int, size: int) -> Place:
     if not head:
         raise Truncated("it is empty")
     if head[32:41] == b"SIF_MAGIC":
-        if size < 128:
-            raise Truncated(f"{size} bytes are less than a SIF's header")
         sif = load(lambda offset, length: os.pread(fd, length, offset), size)
         for each in sif.descriptors:
             if (partition := each.partition) and partition.fs == descriptor.FS_SQUASHFS:

@@ -148,6 +148,13 @@ KEYS: Mapping[str, Key] = {
     "cache_dir": Key(_path, (), "the shared cache; APPTAINER_CACHEDIR and SINGULARITY_CACHEDIR name its parent"),
     "private_dir": Key(_path, (), "cache for what only credentials could pull"),
     "node_dir": Key(_path, (), "this node's own disk: unpacked images, held mounts"),
+    "node_days": Key(_days, (), "days after which what nobody used goes from node_dir; 0: never"),
+    "node_size": Key(_size, (), "what unpacked images may take in node_dir, such as 50GB; 0: as much as there is"),
+    "stage": Key(
+        _choice("shared", "node", "auto"),
+        (),
+        "run images from where they are (shared), from a copy on the node, or auto: from one of what nodes share",
+    ),
     "library_path": Key(_paths, (), "read-only caches, looked up first, separated by colons"),
     "trusted_users": Key(_texts, (), "users whose cached images are run, beside oneself, root and the cache's owner"),
     "trusted_groups": Key(_texts, (), "groups whose members' cached images are run"),
@@ -203,7 +210,7 @@ KEYS: Mapping[str, Key] = {
         _choice("auto", "kernel", "fuse", "squashfuse", "unpacked"), (), "how images are mounted; see hpcc doctor"
     ),
     "writable": Key(
-        _choice("auto", "overlay", "fuse-overlayfs", "nested", "unpacked"),
+        _choice("auto", "overlay", "fuse-overlayfs", "nested", "unpacked", "copy"),
         (),
         "how --writable-tmpfs is made; see hpcc doctor",
     ),
@@ -232,6 +239,9 @@ class Settings:
     cache_dir: str
     private_dir: str
     node_dir: str
+    node_days: float
+    node_size: int
+    stage: str
     library_path: tuple[str, ...]
     trusted_users: tuple[str, ...]
     trusted_groups: tuple[str, ...]
@@ -337,6 +347,9 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "cache_dir": cache_dir,
         "private_dir": os.path.join(xdg, "hpcc-private"),
         "node_dir": f"/var/tmp/hpcc-{os.getuid()}",
+        "node_days": 14.0,
+        "node_size": 0,
+        "stage": "shared",
         "library_path": (),
         "trusted_users": (),
         "trusted_groups": (),

@@ -118,6 +118,8 @@ def _dispatch(options: list[str], argv: list[str], *, stand_in: bool = False) ->
         print(like_version(name) if stand_in else f"hpcc version {__version__}")
         return 0
     if name in ("--help", "-h", "help"):
+        if stand_in and argv[1:] and argv[1] not in COMMANDS:
+            raise Unknown(f"no help for {argv[1]!r}", hint="`hpcc --help` lists hpcc's commands.")
         return _help(argv[1:])
     if name.startswith("-"):
         raise Unknown(

@@ -12,7 +12,7 @@ from hpcc.cli.arguments import Command, Option, parse
 from hpcc.cli.terminal import terminal
 from hpcc.errors import HpccError, RuntimeUnavailable
 from hpcc.progress import Part, Progress
-from hpcc.runtime.unpack import remove_tree
+from hpcc.runtime.store import remove
 from hpcc.sitepath import load_site_packages
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(name: str, argv: list[str]) -> int:
             rows += _spent(registry)
     finally:
         if not arguments.keep:
-            remove_tree(place)
+            remove(place)
     print()
     width = max(len(left) for left, _ in rows)
     for left, right in rows:

@@ -18,9 +18,9 @@ COMMAND = Command(
     "Show what an image says about itself: its labels, or what the options name.",
     (
         Option(("-l", "--labels"), "the labels"),
-        Option(("-D", "--deffile"), "the definition file"),
+        Option(("-d", "-D", "--deffile"), "the definition file"),
         Option(("-r", "--runscript"), "what `apptainer run` executes"),
-        Option(("-E", "--environment"), "the scripts that set the environment"),
+        Option(("-e", "-E", "--environment"), "the scripts that set the environment"),
         Option(("--oci-config",), "entrypoint, command and environment, exactly"),
         Option(("-j", "--json"), "as JSON, in Apptainer's form"),
     ),

@@ -8,7 +8,7 @@ from hpcc.cli.source import SOURCE_OPTIONS, parsed, source_settings, wanted_imag
 from hpcc.errors import InvalidImage, RuntimeUnavailable, UsageError
 from hpcc.image import note_use
 from hpcc.records import TYPE_CHECKING
-from hpcc.runtime.enter import caller, can_mount, start
+from hpcc.runtime.enter import caller, can_mount, fit, is_served, start
 from hpcc.runtime.plan import Op, describe, plan_container
 from hpcc.runtime.spec import NO_MOUNT, Container, Devices, Options, container_spec
 from hpcc.settings import KEYS, Settings
@@ -56,6 +56,7 @@ _OPTIONS = (
     Option(("--device",), "a device of a CDI specification; several by commas", "VENDOR/CLASS=NAME", many=True),
     Option(("--nvccli",), "the same as --nv, which uses nvidia-container-cli where no CDI is"),
     Option(("--no-eval",), "accepted for Apptainer's sake: hpcc never evaluates arguments in a shell"),
+    Option(("--stage",), "run from a copy on this node: node, auto (of what nodes share), shared (default)", "WHEN"),
     Option(("--no-hold",), "do not keep the image mounted for the next run"),
     Option(("--backend",), "who runs it: auto (default), native, or apptainer, the site's own", "NAME"),
     Option(("--dry-run",), "print what would be done"),
@@ -128,7 +129,13 @@ def main(name: str, argv: list[str]) -> int:
         note_use(image)
     try:
         if settings.backend != "apptainer":
-            return start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold, as_user=arguments.userns)
+            ops, warning = fit(ops, settings, as_user=arguments.userns or arguments.fakeroot)
+            if warning and not arguments.silent:
+                say("WARNING", warning)
+            status = start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold, as_user=arguments.userns)
+            if not is_served(settings):
+                say("WARNING", "The process that serves the image's files was killed, perhaps for want of memory")
+            return status
     except RuntimeUnavailable:
         if settings.backend == "native" or can_mount(settings) or not _has_apptainer(settings):
             raise
@@ -182,8 +189,9 @@ def wanted_container(
 ) -> Container:
     """What the options, the image and the caller make together; `words` follow the image. Warns of missing devices."""
     options = runtime_options(arguments)._replace(devices=_devices(arguments, settings))
+    path = image.name if image.name.startswith("/") else image.path  # of a link to the cache, as the user knows it
     return container_spec(
-        image.name, image.path, image.config, options, command, words, caller(settings), settings.bind_paths
+        image.name, path, image.config, options, command, words, caller(settings), settings.bind_paths
     )
 
 

@@ -70,14 +70,24 @@ def source_settings(arguments: Arguments, uri: str) -> Settings:
 
 
 def wanted_image(uri: str, settings: Settings, arguments: Arguments) -> Image:
-    """The image to run: a local one, the cache's, or pulled; with --disable-cache it is an open file without a name."""
-    platform, progress = chosen_platform(arguments), terminal(arguments)
-    if not settings.disable_cache:
-        return open_image(uri, settings, arch=platform, progress=progress)
-    from hpcc.throwaway import cache_for
+    """The image to run: a local one, the cache's, or pulled, staged on the node where that is wanted.
 
-    with cache_for(settings) as effective:
-        return open_image(uri, effective, arch=platform, progress=progress)
+    With --disable-cache it is an open file without a name.
+    """
+    platform, progress = chosen_platform(arguments), terminal(arguments)
+    if settings.disable_cache:
+        from hpcc.throwaway import cache_for
+
+        with cache_for(settings) as effective:
+            return open_image(uri, effective, arch=platform, progress=progress)
+    image = open_image(uri, settings, arch=platform, progress=progress)
+    if arguments.stage is not None:
+        settings = settings.replace(stage=parsed("stage", "--stage", arguments.stage))
+    if settings.stage == "shared":
+        return image
+    from hpcc.staging import staged
+
+    return staged(image, settings, progress)
 
 
 def chosen_platform(arguments: Arguments) -> str | None:

@@ -57,8 +57,10 @@ class _Joiner(Launcher):
             die_with_parent(alive, parent, signal.SIGKILL)
             _enter(again, then)
         except OSError as error:
+            name = ops[0].instance if isinstance(ops[0], plan.Join) else ""
             raise RuntimeUnavailable(
-                f"{plan.describe(ops[0])}: {error.strerror}", hint="Was it started by you, on this host?"
+                f"cannot enter the namespaces of instance {name}: {error.strerror}",
+                hint="It must be yours, on this host. Where setns is forbidden, as in many containers, nobody can.",
             ) from None
         self._release_signals = lambda: release_signals(mask)
         return self.run(ops[1:])

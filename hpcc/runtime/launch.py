@@ -59,8 +59,9 @@ class Launcher:
             try:
                 status = steps[type(op)](op)
             except OSError as error:
+                what = "Layer" if isinstance(op, plan.Layer) else plan.describe(op)  # of which nobody reads the points
                 raise RuntimeUnavailable(
-                    f"{plan.describe(op)}: {error.strerror}", hint="`hpcc doctor` tells what this host can do."
+                    f"{what}: {error.strerror}", hint="`hpcc doctor` tells what this host can do."
                 ) from None
             if status is not None:
                 return status
@@ -133,14 +134,18 @@ class Launcher:
         if op.writable == "image":
             bind(self._image.path, final)
             remount(final, readonly=False)
+        elif op.writable and self._rung.layer == "copy":
+            self._copy(root, rootfs, final, op.points)
         elif op.writable:
             kept = [path for path, readonly in op.overlays if not readonly]
             self._writable(lower, final, kept[0] if op.writable == "overlay" else self._session)
         elif not made and not below:
             bind(rootfs, final)
             remount(final, readonly=True)
-        elif self._host.overlay or below:
+        elif self._host.overlay:
             kernel.mount("overlay", final, "overlay", RDONLY, self._overlay_options(f"lowerdir={lower}"))
+        elif below:
+            self._serve_overlay(f"lowerdir={lower}", final, readonly=True)
         else:
             build_underlay(root, rootfs, f"{self._session}/points", f"{self._session}/under")
             bind(f"{self._session}/under", final)
@@ -196,13 +201,25 @@ class Launcher:
         if self._rung.layer == "overlay":
             flags = kernel.MS_NOSUID | kernel.MS_NODEV
             kernel.mount("overlay", final, "overlay", flags, self._overlay_options(f"lowerdir={lower},{upper}"))
-            return
+        else:
+            self._serve_overlay(f"lowerdir={lower},{upper}", final, readonly=False)
+
+    def _serve_overlay(self, layers: str, final: str, *, readonly: bool) -> None:
         from hpcc.runtime.fuse import start_daemon
 
-        options = f"lowerdir={lower},{upper},squash_to_uid={self._uid},squash_to_gid={self._gid}"
+        options = f"{layers},squash_to_uid={self._uid},squash_to_gid={self._gid}"
         daemon = start_daemon([self._host.fuse_overlayfs, "-f", "-o", options, "{fuse}"])
         kernel.unshare(kernel.CLONE_NEWNS)  # the daemon stays in the one with the lower layer
-        daemon.mount(final, readonly=False)
+        daemon.mount(final, readonly=readonly)
+
+    def _copy(self, root: int, rootfs: str, final: str, points: tuple[tuple[str, bool | None, str], ...]) -> None:
+        from hpcc.runtime.duplicate import copy_tree
+
+        place = f"{self._session}/upper"
+        copy_tree(rootfs, place)
+        make_points(root, place, points)
+        bind(place, final)
+        remount(final, readonly=False)
 
     def _open_target(self, target: str, *, directory: bool) -> int:
         """A descriptor of the place to mount on; made where it is missing on a tmpfs of ours."""
@@ -237,7 +254,13 @@ class Launcher:
             flags = kernel.MS_NOSUID | kernel.MS_NOEXEC | (0 if op.kind == "devpts" else kernel.MS_NODEV)
         try:
             kernel.mount(op.kind, f"/proc/self/fd/{fd}", op.kind, flags, op.options)
-        except OSError:
+        except OSError as error:
+            if op.kind == "proc" and error.errno == errno.EPERM:
+                raise RuntimeUnavailable(
+                    "a PID namespace cannot have its /proc here: parts of this host's are hidden, as in containers",
+                    hint="Docker hides nothing with --security-opt systempaths=unconfined, Kubernetes with procMount: "
+                    "Unmasked. --contain needs no PID namespace.",
+                ) from None
             if op.kind != "devpts":
                 raise
             bind("/dev/pts", f"/proc/self/fd/{fd}")  # kernels without instances for users

@@ -10,6 +10,9 @@ import os
 
 from hpcc.errors import CommandNotFound, HpccError
 
+_MACHINES = {3: "i686", 21: "ppc64le", 22: "s390x", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
+"""ELF's e_machine -> what uname says."""
+
 
 def restore_signals() -> None:
     """Python ignores SIGPIPE and SIGXFSZ, and exec would hand that on: `… | head` must end the payload."""
@@ -36,8 +39,9 @@ def become(argv: tuple[str, ...], environment: dict[str, str]) -> None:
         try:
             os.execve(path, argv, environment)
         except OSError as error:
-            if error.errno == errno.ENOEXEC:  # a script without #!, which execvp hands to the shell as well
-                _become_script(path, argv, environment)
+            if error.errno == errno.ENOEXEC:
+                _refuse_foreign(path)
+                _become_script(path, argv, environment)  # it has no #!; execvp hands it to the shell as well
             if error.errno in (errno.ENOENT, errno.ENOTDIR) and not os.path.lexists(path):
                 continue
             denied = denied or error
@@ -49,6 +53,23 @@ def become(argv: tuple[str, ...], environment: dict[str, str]) -> None:
         )
     why = "its interpreter or loader is missing" if denied.errno == errno.ENOENT else denied.strerror
     raise CommandNotFound(f'"{name}": cannot be executed in the image: {why}', hint="Is it for another architecture?")
+
+
+def _refuse_foreign(path: str) -> None:
+    """CommandNotFound where the file is a program of another machine (or of none): ELF, e_machine at byte 18."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(20)
+    except OSError:
+        return
+    if head.startswith(b"\x7fELF"):
+        number = int.from_bytes(head[18:20], "big" if head[5:6] == b"\2" else "little")
+        made, here = _MACHINES.get(number, f"machine {number}"), os.uname().machine
+        why = f"is damaged, a program for {made}" if made == here else f"is a program for {made}; this host is {here}"
+        raise CommandNotFound(
+            f"{path} {why}",
+            hint="Without --arch hpcc takes the image for this host, where the registry has one.",
+        )
 
 
 def _become_script(path: str, argv: tuple[str, ...], environment: dict[str, str]) -> None:

@@ -19,12 +19,13 @@ class KeptDirectory(NamedTuple):
 class Unshare(NamedTuple):
     """Namespaces of its own, of pid, ipc, net and uts. With pid, what follows happens in a child.
 
-    `hostname`: in uts. `init`: with pid, a process 1 that reaps.
+    `hostname`: in uts. `init`: with pid, a process 1 that reaps. `implied`: kinds that nobody asked for by name.
     """
 
     kinds: tuple[str, ...]
     hostname: str
     init: bool
+    implied: tuple[str, ...] = ()
 
 
 class Layer(NamedTuple):
@@ -155,7 +156,7 @@ def plan_container(container: Container) -> tuple[Op, ...]:
     ops: list[Op] = [KeptDirectory(*each) for each in container.kept]
     ops.append(Layer(container.writable, container.overlays, tuple(_points(mounts))))
     if container.namespaces:
-        ops.append(Unshare(container.namespaces, container.hostname, container.init))
+        ops.append(Unshare(container.namespaces, container.hostname, container.init, container.implied))
     ops += mounts
     ops.append(Accounts(*container.account, container.home))
     ops.append(Pivot())
@@ -168,11 +169,25 @@ def plan_container(container: Container) -> tuple[Op, ...]:
 def plan_instance(container: Container, name: str, arguments: tuple[str, ...] | None) -> tuple[Op, ...]:
     """The same for an instance, with process 1 of ours. `arguments`: of its startscript; None: it runs the payload."""
     namespaces = tuple(dict.fromkeys(("pid", "ipc", *container.namespaces)))
-    ops = plan_container(_named(container._replace(namespaces=namespaces, init=True), name))
+    ops = plan_container(_named(container._replace(namespaces=namespaces, init=True, implied=()), name))
     last = ops[-1]
     if arguments is None or not isinstance(last, Execute):
         return ops
     return (*ops[:-1], Startscript(STARTSCRIPT, arguments, last.environment, last.script))
+
+
+def without_processes(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+    """The same plan with the host's processes, for a host where a PID namespace can have no /proc."""
+    fitted: list[Op] = []
+    for op in ops:
+        if isinstance(op, Unshare):
+            kinds = tuple(kind for kind in op.kinds if kind != "pid")
+            fitted += [op._replace(kinds=kinds, init=False)] if kinds else []
+        elif isinstance(op, Mount) and op.kind == "proc":
+            fitted.append(BindMount("/proc", "/proc", device=True))
+        else:
+            fitted.append(op)
+    return tuple(fitted)
 
 
 def plan_join(container: Container, name: str, pid: int) -> tuple[Op, ...]:
@@ -190,8 +205,7 @@ def _named(container: Container, name: str) -> Container:
 def _system(container: Container) -> list[Op]:
     left_out = container.left_out
     ops: list[Op] = [] if "dev" in left_out else _devices(container)
-    # Real root owns the kernel's knobs, and some of them, core_pattern first, run programs outside of any container.
-    root = container.account[1] == 0
+    root = container.owns_kernel  # and some of its knobs, core_pattern first, run programs outside of any container
     if "proc" not in left_out:
         own = "pid" in container.namespaces
         ops.append(Mount("proc", "/proc") if own else BindMount("/proc", "/proc", device=True))

@@ -57,7 +57,7 @@ class Rung(NamedTuple):
     root: str  # kernel | fuse | squashfuse | unpacked | directory
     squash: bool  # its files appear as the caller's
     as_root: bool  # in a namespace where the caller is 0, and the payload in one nested in it
-    layer: str  # "" | overlay | fuse-overlayfs
+    layer: str  # "" | overlay | fuse-overlayfs | copy
     fakeroot: bool = False  # in a namespace where the caller is 0, and the payload stays there
 
 
@@ -69,14 +69,16 @@ def choose_rung(
     rootfs: str = "auto",
     layer: str = "auto",
     fakeroot: str = "",
+    kept: bool = False,
 ) -> Rung:
     """The first rung of each ladder that works here. Pure. RuntimeUnavailable says what is missing.
 
     `rootfs` and `layer` force a rung (settings rootfs and writable). fakeroot: "" for none; "ids", with ids for other
-    owners than root; "alone", without.
+    owners than root; "alone", without. kept: with layers that lie on a disk, as by --overlay, so that no copy will do.
     """
     if fakeroot:
-        return _fakeroot(choose_rung(host, image, writable=writable, rootfs=rootfs, layer=layer), host, fakeroot)
+        plain = choose_rung(host, image, writable=writable, rootfs=rootfs, layer=layer, kept=kept)
+        return _fakeroot(plain, host, fakeroot)
     if not host.mounts:
         raise why_not(host)
     roots = _roots(host, image)
@@ -92,14 +94,20 @@ def choose_rung(
         rung = _writable(host, image, root, layer)
         if rung is not None:
             return rung
-    raise RuntimeUnavailable(f"this host has no way to make {image.path} writable ({layer})", hint=_INSTALL)
+    if layer in ("auto", "copy") and roots[-1] in ("unpacked", "directory") and not kept:
+        return Rung(roots[-1], True, False, "copy")
+    raise RuntimeUnavailable(f"this host has no way to {_what(image, kept)} ({layer})", hint=_INSTALL)
+
+
+def _what(image: Rootfs, kept: bool) -> str:
+    return f"put an --overlay over {image.path}" if kept else f"make {image.path} writable"
 
 
 def _fakeroot(rung: Rung, host: Host, kind: str) -> Rung:
     """The same rung in a namespace where the caller is root: files keep their owners, where those have ids there."""
     squash = kind == "alone" and (rung.root == "fuse" or (rung.root == "squashfuse" and host.squash))
     # Without ids, and where the mount cannot help, owners are unknown to the kernel, which then copies nothing up.
-    layer = "overlay" if rung.layer and host.overlay and (kind == "ids" or squash) else rung.layer
+    layer = "overlay" if rung.layer not in ("", "copy") and host.overlay and (kind == "ids" or squash) else rung.layer
     return rung._replace(squash=squash, as_root=False, layer=layer, fakeroot=True)
 
 
@@ -164,7 +172,11 @@ def mount_rootfs(
 
         mount_loop(image.fd, image.offset, image.size, target)
     else:
-        bind(image.path if rung.root == "directory" else unpacked, target)
+        if unpacked:
+            from hpcc.runtime.store import note_use
+
+            note_use(unpacked)
+        bind(unpacked or image.path, target)
         remount(target, readonly=True)
 
 

@@ -127,6 +127,8 @@ class Container(NamedTuple):
     fakeroot: bool = False
     capabilities: int = 0  # a mask of those that the payload keeps
     devices: tuple[Bind, ...] = ()  # before the binds, so that a user's own are on top
+    implied: tuple[str, ...] = ()  # namespaces that a mode has and nobody asked for by name
+    owns_kernel: bool = False  # root calls, to whom the kernel's knobs in /proc and /sys belong
 
 
 def container_spec(
@@ -223,6 +225,8 @@ def container_spec(
         options.fakeroot,
         _capabilities(options),
         _devices(options.devices.binds, contain),
+        tuple(name for name in namespaces if not asked.get(name, True)),
+        caller.uid == 0,
     )
 
 

@@ -1,19 +1,18 @@
 """A copy of an image on this node's disk, for hosts that can mount neither squashfs nor FUSE.
 
-    unpacked-v1/<identity>/    the tree; whole, since it gets its name by a rename at the end
+    unpacked-v1/<identity>/    the tree, kept in a node store (store.py)
 
 As a user each file belongs to the user, so that an overlay can copy it up; devices, and what only root may set, stay
 out. One copy serves all jobs of the user on the node; nobody can write to it through a container.
 """
 
-import fcntl
 import os
-import shutil
 import stat
 
 from hpcc import fstree
 from hpcc.errors import CacheError, InvalidImage
 from hpcc.runtime.rootfs import Rootfs
+from hpcc.runtime.store import Limits, obtain
 from hpcc.sitepath import load_site_packages
 from hpcc.squashfs.inode import Inode
 from hpcc.squashfs.reader import SquashFS, open_squashfs
@@ -21,49 +20,19 @@ from hpcc.squashfs.reader import SquashFS, open_squashfs
 ROOM = 2.5  # times the image's compressed size must be free
 
 
-def unpacked_copy(image: Rootfs, directory: str, *, in_memory: bool = False) -> str:
-    """The path of the copy, made where it is missing. Atomic; one process makes it, the others wait.
+def unpacked_copy(image: Rootfs, directory: str, limits: Limits, *, in_memory: bool = False) -> str:
+    """The path of the copy, made where it is missing (store.py).
 
     in_memory: a tmpfs will do, since somebody said so. Raises CacheError where there is no room, InvalidImage for a
     damaged image.
     """
-    path = os.path.join(directory, image.identity)
-    if os.path.isdir(path):
-        return path
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not os.path.isdir(path):
-            _check_room(image, directory, in_memory=in_memory)
-            partial = f"{path}.partial"
-            remove_tree(partial)
-            try:
-                _unpack(image, partial)
-                os.rename(partial, path)
-            except OSError as error:
-                raise CacheError(
-                    f"cannot unpack {image.path} to {directory}: {error.strerror}",
-                    hint="Name a directory with room on this node's disk in HPCC_NODE_DIR.",
-                ) from None
-            finally:
-                remove_tree(partial)
-    finally:
-        os.close(lock)
-    return path
-
-
-def _check_room(image: Rootfs, directory: str, *, in_memory: bool) -> None:
     if not in_memory and _is_in_memory(directory):
         raise CacheError(
             f"{directory} is in memory, and {image.path} has to be unpacked",
-            hint="Name a directory on this node's disk in HPCC_NODE_DIR, or install squashfuse.",
+            hint="Name a directory on this node's disk in HPCC_NODE_DIR.",
         )
-    room = os.statvfs(directory)
-    if room.f_bavail * room.f_frsize < image.size * ROOM:
-        raise CacheError(
-            f"{directory} has {room.f_bavail * room.f_frsize >> 20} MiB free, too little to unpack {image.path}",
-            hint="Name a directory with room on this node's disk in HPCC_NODE_DIR, or install squashfuse.",
-        )
+    room = int(image.size * ROOM)
+    return obtain(directory, image.identity, lambda path: _unpack(image, path), limits, room, f"unpack {image.path}")
 
 
 def _is_in_memory(directory: str) -> bool:
@@ -72,18 +41,6 @@ def _is_in_memory(directory: str) -> bool:
     with open("/proc/self/mountinfo", "rb") as file:
         rows = [row.split() for row in file.read().decode("utf-8", "surrogateescape").splitlines()]
     return any(row[2] == name and row[row.index("-") + 1] in ("tmpfs", "ramfs") for row in rows)
-
-
-def remove_tree(path: str) -> None:
-    """Remove a tree of one's own, also directories that forbid it, as images have them. Idempotent."""
-    if not os.path.lexists(path):
-        return
-    todo = [path]
-    while todo:
-        directory = todo.pop()
-        os.chmod(directory, 0o700)
-        todo += [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
-    shutil.rmtree(path)
 
 
 def _unpack(image: Rootfs, target: str) -> None:

@@ -55,7 +55,10 @@ def load(read_at: Callable[[int, int], bytes], size: int) -> Sif:
     InvalidImage unless every object lies in the file, Truncated where that ends before one does, and ids are unique.
     What the objects hold is not looked at.
     """
-    head = Header.parse(read_at(0, header.SIZE))
+    raw = read_at(0, header.SIZE)
+    if len(raw) < header.SIZE and header.MAGIC.startswith(raw[32:42] or b"-"):
+        raise _cut_short(f"{size} bytes do not hold its header")
+    head = Header.parse(raw)
     total, start = head.total, head.descriptors_offset
     if not 0 <= total <= MOST_DESCRIPTORS:
         raise InvalidImage(f"the SIF has {total} descriptors; at most {MOST_DESCRIPTORS} are allowed")

@@ -103,7 +103,7 @@ def test_roots(hpcc: Puller) -> None:
     assert "kept by roots: 1 container" in good(hpcc, "cache", "gc", "--days", "20") and images(hpcc) == 1
     hpcc.path("text").write_text("no image")
     for argv, said in ((["add", "text"], "no SIF"), (["add", "none"], "No such file"), (["add"], "add PATH"),
-                       (["remove", "x"], "add PATH")):  # fmt: skip
+                       (["take", "x"], "add PATH")):  # fmt: skip
         done = hpcc("cache", "roots", *argv)
         assert done.returncode == 255 and said in done.stderr and "HINT" in done.stderr, done.stderr
     hpcc.path("mine.sif").unlink()

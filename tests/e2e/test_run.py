@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -13,6 +14,7 @@ import pytest
 from tests.support.images import GREETING, IMAGE_PATH, Images, copy_of, images
 from tests.support.installation import Installation
 from tests.support.people import Person
+from tests.support.real import need
 from tests.support.terminal import on_terminal
 
 
@@ -100,6 +102,31 @@ def test_a_script_without_shebang_runs_by_sh(hpcc: Hpcc, image: Images) -> None:
     assert hpcc("exec", image.main, "no-shebang", "arg").stdout == "no shebang: arg\n"
 
 
+@pytest.mark.parametrize(
+    ("machine", "words"), [(183, "aarch64; this host is"), (22, "s390x; this host"), (999, "machine 999")]
+)
+def test_a_program_of_another_machine(hpcc: Hpcc, image: Images, machine: int, words: str) -> None:
+    path = hpcc.person.home / "foreign"
+    order = "big" if machine == 22 else "little"
+    elf = b"\x7fELF\x02" + (b"\2" if order == "big" else b"\1") + b"\1".ljust(10, b"\0")
+    path.write_bytes(elf + (2).to_bytes(2, order) + machine.to_bytes(2, order) + bytes(100))  # type: ignore[arg-type]
+    path.chmod(0o755)
+    done = hpcc("exec", image.main, path)
+    assert done.returncode == 255 and words in done.stderr and "--arch" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "warns"),
+    [(("--pid",), True), (("--pid", "--no-init"), False), (("--containall",), True), (("--compat",), False)],
+)
+def test_tini(hpcc: Hpcc, image: Images, flags: tuple[str, ...], warns: bool) -> None:
+    """An image whose own init is to be process 1: with ours beside it, it says that it is not."""
+    shutil.copy(need("tini-static"), hpcc.person.home / "tini")
+    argv = ["exec", *flags, "-B", f"{hpcc.person.home}/tini:/tini", image.main, "/tini", "--", "sh", "-c", "exit 6"]
+    done = hpcc(*argv)
+    assert done.returncode == 6 and ("not running as PID 1" in done.stderr) == warns, done.stderr
+
+
 # -- streams -----------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +174,7 @@ def test_distroless(hpcc: Hpcc, image: Images, mode: tuple[str, ...]) -> None:
     assert hpcc("exec", *mode, image.distroless, "/busybox", "echo", "static").stdout == "static\n"
     assert hpcc("run", *mode, image.distroless, "by", "entrypoint").stdout == "by entrypoint\n"
     done = hpcc("exec", *mode, image.distroless, "sh")
-    assert done.returncode == 255 and '"sh": not found' in done.stderr
+    assert done.returncode == 255 and '"sh": executable file not found' in done.stderr
     done = hpcc("shell", *mode, image.distroless)
     assert done.returncode == 255 and "/bin/sh" in done.stderr
 

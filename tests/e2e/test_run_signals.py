@@ -188,6 +188,21 @@ def test_no_process_is_left_after_kill(start: Start, image: Images, mode: tuple[
     assert left_over(running.mark, 2.0) == {}
 
 
+def test_a_killed_server_is_told(runs_as: Person, installed: Installation, image: Images) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to see the processes in another's namespace")
+    mark = uuid.uuid4().hex
+    script = "echo ready; read line; exit 3"
+    argv = [installed.hpcc, "exec", "--no-hold", "--containall", image.main, "sh", "-c", script]
+    env = {"HPCC_MARK": mark, "HPCC_ROOTFS": "fuse"}
+    process = runs_as.popen(argv, env=env, stdin=-1, stdout=-1, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    (server,) = [pid for pid, command in marked(mark).items() if command.startswith("hpcc-squashfs")]
+    os.kill(server, signal.SIGKILL)
+    _, said = process.communicate("go\n", timeout=30)
+    assert process.returncode in (3, 135) and "serves the image's files was killed" in said, said
+
+
 def test_sigchld_ignored_by_who_starts_us(runs_as: Person, installed: Installation, image: Images) -> None:
     for mode in ((), ("--compat",)):
         script = (

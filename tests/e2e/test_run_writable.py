@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.images import images
+from tests.support.images import copy_of, images
 from tests.support.installation import Installation
 from tests.support.people import Person
 
@@ -54,6 +54,8 @@ WAYS = {
     "unpacked-overlay": Way("unpacked", "overlay"),
     "unpacked-fuse": Way("unpacked", "fuse-overlayfs"),
     "unpacked": Way("auto", "unpacked"),
+    "copy": Way("auto", "copy"),
+    "copy-rooted": Way("squashfuse", "copy", "rooted", ()),
     "nested": Way("squashfuse", "nested", "rooted", ("user",)),
     "sandbox": Way("auto", "auto", "sandbox"),
     "squashfs": Way("auto", "auto", "squashfs"),
@@ -155,3 +157,26 @@ def test_no_room_to_unpack(runs_as: Person, installed: Installation) -> None:
         assert not list((node / "unpacked-v1").glob("*partial*"))
     finally:
         subprocess.run(["umount", "-l", node], check=True)
+
+
+def test_unpacked_copies_go_by_age_and_size_but_not_in_use(
+    runs_as: Person, installed: Installation, open_dir: Path
+) -> None:
+    """Each run of another image makes room, by the setting, and leaves what a payload still stands in."""
+    env = {"HPCC_ROOTFS": "unpacked", "HPCC_NODE_SIZE": "1"}
+    paths = []
+    for name in ("a", "b", "c"):
+        (open_dir / name).mkdir()
+        paths.append(copy_of(images().main, open_dir / name))
+    argv = [str(installed.hpcc), "exec", "--writable-tmpfs", str(paths[0]), "sh", "-c", "echo in; read line; ls /bin"]
+    process = runs_as.popen(argv, env=env, stdin=-1, stdout=-1, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "in\n"
+    for path in paths[1:]:
+        done = runs_as.run([installed.hpcc, "exec", path, "true"], env=env)
+        assert done.returncode == 0, done.stderr
+    store = runs_as.home / "node/unpacked-v1"
+    assert len([path for path in store.iterdir() if path.is_dir()]) == 2  # the first, in use, and the last
+    out, _ = process.communicate("go\n", timeout=30)
+    assert process.returncode == 0 and "busybox" in out
+    assert runs_as.run([installed.hpcc, "exec", paths[1], "true"], env=env).returncode == 0
+    assert len([path for path in store.iterdir() if path.is_dir()]) == 1

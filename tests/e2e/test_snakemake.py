@@ -1,132 +1,23 @@
-"""`hpcc shim`: what Snakemake calls `apptainer`, by hand with its very words, and by the real Snakemake."""
+"""The real Snakemake 9 and 8 over the stand-ins of `hpcc shim`: workflows, prefixes, and what is said of a failed pull.
+
+Their command lines, word by word: test_engines.py; `pull --name`: test_pull_name.py.
+"""
 
 import hashlib
 import os
-import shlex
-import statistics
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from hpcc.cli.demo_image import build_demo_layers
 from hpcc.registry.fake import FakeRegistry
-from hpcc.version import __version__
 from tests.support import installation
 from tests.support.images import images
 from tests.support.installation import Installation
 from tests.support.people import SYSTEM_PATH, Person
-
-
-@pytest.fixture
-def shim(runs_as: Person, installed: Installation) -> Path:
-    """The directory of the stand-ins, enabled by this person."""
-    assert runs_as.run([installed.hpcc, "shim", "enable"]).returncode == 0
-    return runs_as.home / ".local/share/hpcc/shim"
-
-
-# -- the stand-ins -----------------------------------------------------------------------------------------------
-
-
-def test_enable_env_status_disable(runs_as: Person, installed: Installation) -> None:
-    def hpcc(*argv: str, path: str = SYSTEM_PATH) -> "subprocess.CompletedProcess[str]":
-        return runs_as.run([installed.hpcc, "shim", *argv], env={"PATH": path})
-
-    directory = runs_as.home / ".local/share/hpcc/shim"
-    assert hpcc("status").returncode == 1 and "not enabled" in hpcc("status").stdout
-    done = hpcc("env")
-    assert done.returncode == 255 and "hpcc shim enable" in done.stderr
-    for _ in range(2):  # idempotent
-        done = hpcc("enable")
-        assert done.returncode == 0 and str(directory) in done.stdout
-    assert {path.name for path in directory.iterdir()} == {"apptainer", "singularity"}
-    line = hpcc("env").stdout
-    asked = runs_as.run(["sh", "-c", line + "command -v apptainer; command -v singularity"])
-    assert asked.stdout.split() == [f"{directory}/apptainer", f"{directory}/singularity"]
-    status = hpcc("status", path=f"{directory}:{SYSTEM_PATH}")
-    assert status.returncode == 0 and f"apptainer on PATH: {directory}/apptainer (hpcc)" in status.stdout
-    assert hpcc("disable").returncode == 0
-    assert list(directory.iterdir()) == []
-    assert hpcc("disable").returncode == 0
-    assert hpcc("status").returncode == 1
-
-
-def test_what_is_not_ours_stays(runs_as: Person, installed: Installation) -> None:
-    directory = runs_as.home / "it's here"
-    directory.mkdir()
-    runs_as.at(directory) if os.geteuid() == 0 else None
-    theirs = directory / "apptainer"
-    theirs.write_text("#!/bin/sh\necho theirs\n")
-    done = runs_as.run([installed.hpcc, "shim", "enable", "--dir", directory])
-    assert done.returncode == 255 and "is not hpcc's" in done.stderr
-    assert runs_as.run([installed.hpcc, "shim", "disable", "--dir", directory]).returncode == 0
-    assert theirs.read_text() == "#!/bin/sh\necho theirs\n" and not (directory / "singularity").exists()
-
-
-def test_version_is_answered_by_sh_alone(runs_as: Person, shim: Path) -> None:
-    """Snakemake asks once for each image and job. The number must parse, and be Apptainer's."""
-    version = ".".join(__version__.split(".")[:2])
-    for name in ("apptainer", "singularity"):
-        for option in ("--version", "version"):
-            assert runs_as.run([shim / name, option]).stdout == f"{name} version 1.4.5+hpcc{version}\n"
-    # without any hpcc or Python that could answer
-    lines = (shim / "apptainer").read_text().splitlines()
-    assert lines[-1].startswith("exec ")
-    alone = runs_as.home / "alone"
-    alone.write_text("\n".join([*lines[:-1], "exec /no/such/program\n"]))
-    alone.chmod(0o755)
-    done = runs_as.run([alone, "--version"], env={"PATH": "/no/such/path"})
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"apptainer version 1.4.5+hpcc{version}\n", "")
-
-
-def test_version_takes_milliseconds(shim: Path) -> None:
-    lasted = []
-    for _ in range(15):
-        begun = time.perf_counter()
-        subprocess.run([shim / "apptainer", "--version"], check=True, stdout=subprocess.DEVNULL)
-        lasted.append(time.perf_counter() - begun)
-    assert statistics.median(lasted) < 0.030
-
-
-# -- Snakemake's own words -----------------------------------------------------------------------------------------
-
-
-def test_exec_as_snakemake_does_it(runs_as: Person, shim: Path) -> None:
-    image, home = images().main, runs_as.home
-    (home / "search path").mkdir()
-    (home / "search path/module.py").write_text("found\n")
-    (home / "shadow").mkdir()
-    command = 'set -euo pipefail;  echo "it\'s" \'a "test"\' $(pwd) $OMP_NUM_THREADS $CONDA_PKGS_DIRS; cat {}'.format(
-        "/mnt/snakemake_searchpaths/item_0/module.py"
-    )
-    line = (
-        f"SINGULARITYENV_CONDA_PKGS_DIRS=/tmp/pkgs  apptainer exec --home {shlex.quote(str(home))}  --cleanenv "
-        f"--env OMP_NUM_THREADS=4 --bind {shlex.quote(str(home / 'search path'))}:'/mnt/snakemake_searchpaths/item_0' "
-        f"--pwd {shlex.quote(str(home / 'shadow'))} --bind /var/tmp {image} bash -c {shlex.quote(command)}"
-    )
-    done = runs_as.run(["bash", "-c", line], env={"PATH": f"{shim}:{SYSTEM_PATH}"})
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f'it\'s a "test" {home}/shadow 4 /tmp/pkgs\nfound\n'
-
-
-def test_options_that_users_put_into_apptainer_args(runs_as: Person, shim: Path) -> None:
-    image, home = images().main, runs_as.home
-    for options in ("-e", "-C --pwd /", "--contain", "--writable-tmpfs", "--no-home", f"-B {home}:/data -B /tmp",
-                    f"-H {home}", "--cwd /own", "--env A=1,B=2", "-ec", "--cleanenv=true"):  # fmt: skip
-        line = f"apptainer exec --home {home} {options} {image} bash -c 'exit 3'"
-        done = runs_as.run(["bash", "-c", line], env={"PATH": f"{shim}:{SYSTEM_PATH}"})
-        assert done.returncode == 3, (options, done.stderr)
-
-
-def test_probe_and_host_environment(runs_as: Person, shim: Path) -> None:
-    line = f"apptainer --quiet --silent exec --home {runs_as.home}  {images().main} sh -c 'echo $TMPDIR; conda info'"
-    done = runs_as.run(["bash", "-c", line], env={"PATH": f"{shim}:{SYSTEM_PATH}", "TMPDIR": "/tmp/of-the-host"})
-    assert done.returncode == 127 and done.stdout == "/tmp/of-the-host\n"
-
-
-# -- the real one ----------------------------------------------------------------------------------------------------
 
 SNAKEFILE = """
 IMAGE = config["image"]
@@ -159,9 +50,45 @@ with open(snakemake.input[0]) as source, open(snakemake.output[0], "w") as sink:
 """
 
 
+class Workflow:
+    """A person's directory with a workflow, a Snakemake, and a registry that has its image."""
+
+    def __init__(self, person: Person, hpcc: Installation, snakemake: Path, registry: FakeRegistry) -> None:
+        self.person, self.hpcc, self.snakemake, self.registry = person, hpcc, snakemake, registry
+        self.shim = person.home / "shim"
+        self.image = f"docker://{registry.host}/library/demo:1.0"
+        assert person.run([hpcc.hpcc, "shim", "enable", "--dir", self.shim]).returncode == 0
+        self.fill(person.home)
+
+    def fill(self, directory: Path) -> Path:
+        directory.mkdir(exist_ok=True)
+        (directory / "Snakefile").write_text(SNAKEFILE)
+        (directory / "three.py").write_text(SCRIPT)
+        return self.person.at(directory).home
+
+    def argv(self, *argv: str) -> list[str]:
+        words = [str(self.snakemake), "--sdm", "apptainer", "--cores", "2", *argv]
+        return [*words, "--config", f"image={self.image}"]
+
+    def environ(self, **env: str) -> dict[str, str]:
+        path = f"{self.shim}:{SYSTEM_PATH}"
+        return {"PATH": path, "HPCC_INSECURE": self.registry.host, "FROM_HOST": "of the host", **env}
+
+    def __call__(self, *argv: str, cwd: Path | None = None, **env: str) -> "subprocess.CompletedProcess[str]":
+        return self.person.run(self.argv(*argv), env=self.environ(**env), cwd=cwd)
+
+    def simg(self, directory: Path, image: str = "") -> Path:
+        return directory / (hashlib.md5((image or self.image).encode()).hexdigest() + ".simg")
+
+
 @pytest.fixture(scope="module")
-def with_snakemake() -> Installation:
-    return installation.install(("snakemake",))
+def nine() -> Path:
+    return installation.install(("snakemake",)).bin / "snakemake"
+
+
+@pytest.fixture(scope="module")
+def eight() -> Path:
+    return installation.install_tool("snakemake-8") / "snakemake"
 
 
 @pytest.fixture
@@ -172,55 +99,156 @@ def registry() -> Iterator[FakeRegistry]:
         yield registry
 
 
-def snakemake(
-    person: Person, installed: Installation, registry: FakeRegistry, *argv: str
-) -> "subprocess.CompletedProcess[str]":
-    shim = person.home / "shim"
-    assert person.run([installed.hpcc, "shim", "enable", "--dir", shim]).returncode == 0
-    (person.home / "Snakefile").write_text(SNAKEFILE)
-    (person.home / "three.py").write_text(SCRIPT)
-    words = ["-m", "snakemake", "--sdm", "apptainer", "--cores", "2", *argv]
-    image = f"docker://{registry.host}/library/demo:1.0"
-    return person.run(
-        [installed.python, *words, "--config", f"image={image}"],
-        env={"PATH": f"{shim}:{SYSTEM_PATH}", "HPCC_INSECURE": registry.host, "FROM_HOST": "of the host"},
-    )
+@pytest.fixture
+def workflow(runs_as: Person, installed: Installation, nine: Path, registry: FakeRegistry) -> Workflow:
+    return Workflow(runs_as, installed, nine, registry)
 
 
-def test_a_workflow(runs_as: Person, with_snakemake: Installation, registry: FakeRegistry) -> None:
-    before = registry.counts["manifest_get"]
-    done = snakemake(runs_as, with_snakemake, registry)
+@pytest.mark.parametrize("version", ["nine", "eight"])
+def test_a_workflow(
+    runs_as: Person, installed: Installation, registry: FakeRegistry, version: str, request: pytest.FixtureRequest
+) -> None:
+    """The newest of either; 8 calls `singularity`, and believes no version below 2.4.1 that says so of itself."""
+    workflow = Workflow(runs_as, installed, request.getfixturevalue(version), registry)
+    found = runs_as.run([workflow.snakemake, "--version"]).stdout
+    assert found.startswith({"nine": "9.", "eight": "8."}[version])
+    done = workflow()
     assert done.returncode == 0, done.stdout + done.stderr
     expected = f"ID=HPCC-DEMO\nA \"B\" OF THE HOST {runs_as.uid}\n['x y', 'z']ID=hpcc-demo\n"
     assert (runs_as.home / "out/three.txt").read_text() == expected
     assert (runs_as.home / "out/local.txt").read_text() == Path("/etc/os-release").read_text().splitlines()[0] + "\n"
-    assert registry.counts["manifest_get"] - before <= 2
-    image = f"docker://{registry.host}/library/demo:1.0"
+    assert registry.counts["manifest_get"] <= 2
     (pulled,) = (runs_as.home / ".snakemake/singularity").iterdir()
-    assert pulled.name == hashlib.md5(image.encode()).hexdigest() + ".simg"
+    assert pulled == workflow.simg(pulled.parent) and pulled.is_symlink()
+    assert pulled.resolve().is_relative_to(runs_as.home / "cache/sif-v1")
 
 
-def test_prefetch_into_a_prefix(plain_user: Person, with_snakemake: Installation, registry: FakeRegistry,
-                                open_dir: Path) -> None:  # fmt: skip
+def test_spaces_quotes_and_utf8(workflow: Workflow) -> None:
+    """In the workflow's directory, and so in all that Snakemake binds. It does not quote the image's path, though."""
+    work = workflow.fill(workflow.person.home / "a wörk (dir) & $more")
+    done = workflow("--apptainer-prefix", str(workflow.person.home / "prefix"), cwd=work)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ID=HPCC-DEMO" in (work / "out/three.txt").read_text()
+
+
+def test_arguments_of_users(workflow: Workflow) -> None:
+    done = workflow("--apptainer-args", "--cleanenv --env FROM_HOST=given,B=2 -B /etc:/mnt/etc:ro --writable-tmpfs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "GIVEN" in (workflow.person.home / "out/three.txt").read_text()
+
+
+def test_prefetch_into_a_prefix(workflow: Workflow) -> None:
     """`--conda-create-envs-only` pulls all images and exits: `pull --name <md5>.simg` with cwd = the prefix."""
-    (open_dir / "home").mkdir()
-    person = plain_user.at(open_dir / "home")
-    prefix = person.home / "prefix"
-    done = snakemake(person, with_snakemake, registry, "--conda-create-envs-only", "--apptainer-prefix", str(prefix))
+    prefix = workflow.person.home / "prefix"
+    done = workflow("--conda-create-envs-only", "--apptainer-prefix", str(prefix))
     assert done.returncode == 0, done.stdout + done.stderr
-    (pulled,) = prefix.iterdir()
-    image = f"docker://{registry.host}/library/demo:1.0"
-    assert pulled.name == hashlib.md5(image.encode()).hexdigest() + ".simg" and pulled.stat().st_size > 1 << 20
-    asked = list(registry.requests)
-    done = snakemake(person, with_snakemake, registry, "--apptainer-prefix", str(prefix))
+    assert list(prefix.iterdir()) == [workflow.simg(prefix)] and workflow.simg(prefix).stat().st_size > 1 << 20
+    asked = list(workflow.registry.requests)
+    done = workflow("--apptainer-prefix", str(prefix))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert registry.requests == asked and (person.home / "out/three.txt").exists()
+    assert workflow.registry.requests == asked and (workflow.person.home / "out/three.txt").exists()
 
 
-def test_a_failed_pull_leaves_no_file(runs_as: Person, shim: Path, registry: FakeRegistry) -> None:
-    """Snakemake's only guard is that the file exists; what a failed pull left would be executed."""
-    argv = ["apptainer", "pull", "--name", "0123.simg", f"docker://{registry.host}/library/no-such:1"]
-    env = {"PATH": f"{shim}:{SYSTEM_PATH}", "HPCC_INSECURE": registry.host}
-    done = runs_as.run(["bash", "-c", shlex.join(argv)], env=env)
-    assert done.returncode == 255 and "no-such" in done.stderr
-    assert not [path for path in runs_as.home.iterdir() if "0123" in path.name]
+def test_two_workflows_with_one_prefix(workflow: Workflow) -> None:
+    """At once, each in its own directory: one pull, and both succeed. Neither Snakemake waits for the other."""
+    prefix = workflow.person.home / "prefix"
+    places = [workflow.fill(workflow.person.home / name) for name in ("one", "two")]
+    argv = workflow.argv("--apptainer-prefix", str(prefix))
+    running = [
+        workflow.person.popen(
+            argv, env=workflow.environ(), cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for place in places
+    ]
+    for process, place in zip(running, places, strict=True):
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, out
+        assert (place / "out/three.txt").exists()
+    assert workflow.registry.counts["manifest_get"] <= 2
+    assert list(prefix.iterdir()) == [workflow.simg(prefix)]
+
+
+def test_an_image_that_the_cache_has_lost(workflow: Workflow) -> None:
+    """A link that leads nowhere is no file for Snakemake, which pulls again."""
+    assert workflow().returncode == 0
+    (path,) = (workflow.person.home / ".snakemake/singularity").iterdir()
+    path.resolve().unlink()
+    assert path.is_symlink() and not path.exists()
+    done = workflow("--forceall")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert path.resolve().exists()
+
+
+def test_cleaning_a_prefix_spares_the_cache(workflow: Workflow) -> None:
+    """`--container-cleanup-images` deletes each *.simg that this workflow does not need: links, no images."""
+    prefix = workflow.person.home / "prefix"
+    assert workflow("--apptainer-prefix", str(prefix)).returncode == 0
+    path = workflow.simg(prefix)
+    target = path.resolve()
+    other = workflow.simg(prefix, "docker://of/another:workflow")
+    other.symlink_to(target)
+    done = workflow("--apptainer-prefix", str(prefix), "--container-cleanup-images")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert path.exists() and not os.path.lexists(other) and target.exists()
+
+
+class Fault(NamedTuple):
+    """What the registry does, and what must stand on Snakemake's terminal."""
+
+    name: str
+    said: tuple[str, ...]
+
+
+FAULTS = (
+    Fault("rate limit", ("refuses more requests for now (429)", "Three ways out: log in", "use a mirror")),
+    Fault("login", ("unauthorized", "hpcc registry login")),
+    Fault("typo", ("there is no image", "Is the name spelled right")),
+    Fault("no network", ("cannot reach 127.0.0.1:1", "is there a network")),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("version", ["nine", "eight"])
+def test_a_failed_pull_says_why(
+    runs_as: Person, installed: Installation, registry: FakeRegistry, version: str, fault: Fault,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    """The cause stands on Snakemake's terminal, and no file is left: with one it would execute that the next time."""
+    workflow = Workflow(runs_as, installed, request.getfixturevalue(version), registry)
+    if fault.name == "rate limit":
+        registry.quota = 0
+    elif fault.name == "login":
+        registry.private = ("library/demo",)
+        registry.username, registry.password = "me", "secret"
+    elif fault.name == "typo":
+        workflow.image = workflow.image.replace("1.0", "l.0")
+    else:
+        workflow.image = "docker://127.0.0.1:1/library/demo:1.0"
+    done = workflow()
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and f"Failed to pull singularity image from {workflow.image}" in said
+    for words in fault.said:
+        assert words in said, said
+    assert "secret" not in said and "Traceback" not in said.partition("Failed to pull")[2]
+    assert list((runs_as.home / ".snakemake/singularity").iterdir()) == []
+    if (fault.name, version) == ("login", "nine"):
+        registry.private = ()
+        done = workflow()
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_half_an_image_of_somebody_elses_pull(workflow: Workflow) -> None:
+    """An apptainer that was killed has left it. Snakemake, which looks for the name alone, executes it: then the job's
+    own words say what to do, and once the file is gone, all is well.
+    """
+    prefix = workflow.person.home / "prefix"
+    prefix.mkdir()
+    workflow.person.at(prefix)
+    path = workflow.simg(prefix)
+    path.write_bytes(images().main.read_bytes()[:100_000])
+    done = workflow("--apptainer-prefix", str(prefix))
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "damaged or cut short" in said and "Remove it" in said and str(path) in said
+    path.unlink()
+    done = workflow("--apptainer-prefix", str(prefix))
+    assert done.returncode == 0, done.stdout + done.stderr

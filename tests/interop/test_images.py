@@ -105,7 +105,7 @@ def test_inspect_json(pulled: Pulled, tool: Tool, runs_as: Person, by: str) -> N
 
 
 @PULLED_BY
-@pytest.mark.parametrize("part", ["--labels", "--deffile", "--runscript", "--environment"])
+@pytest.mark.parametrize("part", ["--labels", "--deffile", "--runscript", "--environment", "-l", "-d", "-r", "-e"])
 def test_inspect_says_the_same_as_apptainers(
     pulled: Pulled, hpcc: Tool, plain_user: Person, by: str, part: str
 ) -> None:

@@ -5,6 +5,8 @@
     distroless  one static binary, /busybox, and nothing else
     squashfs    the root filesystem of `main` as a plain squashfs file
     sandbox     a directory: busybox and its links, an env script and a runscript
+    plain       `main` without ENTRYPOINT and CMD
+    old         `distroless` as Singularity 2.4 wrote images: a line that runs it, and a squashfs right behind that
 
 The awkward layer of `main`:
 
@@ -53,6 +55,8 @@ class Images(NamedTuple):
     distroless: Path
     squashfs: Path
     sandbox: Path
+    plain: Path
+    old: Path
 
 
 @functools.cache
@@ -69,7 +73,11 @@ def images() -> Images:
     distroless = build_sif(
         top / "distroless.sif", [layer({"busybox": _file(busybox(), 0o755)})], {"Entrypoint": ["/busybox", "echo"]}
     )
-    return Images(main, rooted, distroless, extract_squashfs(main, top / "main.sqfs"), _sandbox(top / "sandbox"))
+    plain = build_sif(top / "plain.sif", [base, awkward_layer()], {"Env": [f"PATH={IMAGE_PATH}"]})
+    old = extract_squashfs(distroless, top / "old.simg")
+    old.write_bytes(b"#!/usr/bin/env run-singularity\n" + old.read_bytes())
+    sandbox = _sandbox(top / "sandbox")
+    return Images(main, rooted, distroless, extract_squashfs(main, top / "main.sqfs"), sandbox, plain, old)
 
 
 def busybox() -> bytes:

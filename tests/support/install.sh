@@ -32,6 +32,7 @@ needed=(
   slurmd            # its nodes
   squashfs-tools    # unsquashfs and mksquashfs: judges of our SquashFS
   squashfuse        # squashfuse_ll: root filesystems of users
+  tini              # an init that images bring
   strace            # what a waiter asks of a filesystem
   uidmap            # newuidmap, newgidmap
   umoci             # unpacks the same layers: a judge of how they merge

@@ -1,4 +1,5 @@
 """hpcc as `pip install` leaves it: a wheel of this tree, not editable, in a virtual environment that all users can run.
+And other programs that hpcc serves, each in one of its own.
 
 /var/tmp/hpcc-test-<hash>/          one for each state of the tree, made once, used again
     venv/                           bin/hpcc, bin/hpcc-full, bin/run-singularity, lib/…
@@ -8,15 +9,17 @@
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _WHERE = Path(os.environ.get("HPCC_TEST_DIR", "/var/tmp"))
+_PIP = (sys.executable, "-I", "-m", "pip", "--disable-pip-version-check")
 _KEPT_FOR = 6 * 3600  # seconds after the last use
 
 
@@ -34,15 +37,32 @@ def install(extras: tuple[str, ...] = (), packages: tuple[str, ...] = ()) -> Ins
 
     Concurrent calls wait for each other. RuntimeError with pip's words where pip fails.
     """
-    home = _WHERE / f"hpcc-test-{os.geteuid()}-{_tree_hash(extras, packages)}"
+    return Installation(_made(_tree_hash(extras, packages), lambda home: _build(home, extras, packages)))
+
+
+def install_tool(name: str) -> Path:
+    """Install what tests/support/pins/NAME.txt lists, from PyPI; the directory of its programs. As `install` else."""
+    pins = ROOT / "tests/support/pins" / f"{name}.txt"
+    seen = hashlib.sha256(repr((sys.version, sys.base_prefix)).encode())
+    for path in (pins, ROOT / "constraints.txt"):
+        seen.update(path.read_bytes())
+    return _made(f"{name}-{seen.hexdigest()[:16]}", lambda home: _build_tool(home, pins)) / "bin"
+
+
+def _made(name: str, build: Callable[[Path], None]) -> Path:
+    """The virtual environment of this name; `build(home)` makes it where it is not there yet."""
+    home = _WHERE / f"hpcc-test-{os.geteuid()}-{name}"
     with open(_WHERE / f"hpcc-test-{os.geteuid()}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (home / "complete").exists():
             shutil.rmtree(home, ignore_errors=True)
-            _build(home, extras, packages)
+            home.mkdir(mode=0o755)
+            home.chmod(0o755)
+            build(home)
+            (home / "complete").touch()
         os.utime(home)
         _remove_old(home)
-    return Installation(home / "venv")
+    return home / "venv"
 
 
 def _tree_hash(extras: tuple[str, ...], packages: tuple[str, ...]) -> str:
@@ -61,20 +81,34 @@ def _sources() -> Iterator[Path]:
 
 
 def _build(home: Path, extras: tuple[str, ...], packages: tuple[str, ...]) -> None:
-    venv, wheels = home / "venv", home / "wheels"
-    constraints = ROOT / "constraints.txt"
-    python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-    home.mkdir(mode=0o755)
-    home.chmod(0o755)
-    _call(python, "-I", "-m", "venv", "--without-pip", str(venv))
-    pip = (sys.executable, "-I", "-m", "pip", "--disable-pip-version-check")
+    wheels, constraints = home / "wheels", ROOT / "constraints.txt"
+    python = _make_venv(home)
     pins = ("-c", str(constraints), "--build-constraint", str(constraints))
-    _call(*pip, "wheel", "--quiet", "--no-deps", *pins, "--wheel-dir", str(wheels), str(ROOT))
+    _call(*_PIP, "wheel", "--quiet", "--no-deps", *pins, "--wheel-dir", str(wheels), str(ROOT))
     (wheel,) = wheels.glob("hpcc-*.whl")
     wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
-    _call(*pip, "--python", str(venv / "bin/python"), "install", "--quiet", *pins, wanted, *packages)
+    _call(*_PIP, "--python", python, "install", "--quiet", *pins, wanted, *packages)
     shutil.rmtree(wheels)
-    (home / "complete").touch()
+
+
+def _build_tool(home: Path, pins: Path) -> None:
+    own = {_pinned(line) for line in pins.read_text().splitlines()}
+    others = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if _pinned(line) not in own]
+    (home / "constraints.txt").write_text("\n".join(others))
+    python = _make_venv(home)
+    _call(*_PIP, "--python", python, "install", "--quiet", "-c", str(home / "constraints.txt"), "-r", str(pins))
+
+
+def _pinned(line: str) -> str:
+    """The name in a line NAME==VERSION, as PyPI compares them."""
+    return re.sub(r"[-_.]+", "-", line.partition("==")[0].lower())
+
+
+def _make_venv(home: Path) -> str:
+    """Its interpreter."""
+    python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    _call(python, "-I", "-m", "venv", "--without-pip", str(home / "venv"))
+    return str(home / "venv/bin/python")
 
 
 def _call(*argv: str) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import time
 
-from hpcc.cli import inform, say
+from hpcc.cli import inform
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.cache.items import own_tiers, user_name
 from hpcc.errors import ImageNotFound, UsageError
@@ -70,20 +70,18 @@ def _add(arguments: Arguments) -> int:
 
 
 def _remove(arguments: Arguments) -> int:
-    """The files themselves stay. 1 where one of the paths was no root of this user's."""
+    """The files themselves stay. Idempotent."""
     from hpcc.cache.roots import forget_root
 
     _, *paths = arguments.positional
     if not paths or arguments.prune or arguments.json:
         raise usage_error(COMMAND, "`roots remove PATH…` needs a path")
-    status = 0
+    tiers = own_tiers()
     for path in paths:
-        if any([forget_root(tier, path) for tier in own_tiers()]):
-            inform(arguments, f"{path} keeps nothing in the cache any more")
-        else:
-            say("WARNING", f"{path} is no root of yours")
-            status = 1
-    return status
+        forgotten = [forget_root(tier, path) for tier in tiers]
+        said = "keeps nothing in the cache any more" if any(forgotten) else "was no root of yours"
+        inform(arguments, f"{path} {said}")
+    return 0
 
 
 def _mark(path: str) -> "Mark":
