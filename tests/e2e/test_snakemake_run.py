@@ -68,7 +68,7 @@ class Workflow:
 
     def run(self, *argv: str, own: tuple[str, ...] = (), **env: str) -> "subprocess.CompletedProcess[str]":
         words = [self.installed.hpcc, "snakemake", "run", *own, "--", "--cores", "2", *argv]
-        return self.person.run(words, env={**self.env, **env}, cwd=self.directory)
+        return self.person.run(words, env={**self.env, **env}, cwd=self.directory, timeout=180)
 
     def prefetch(self, *argv: str, **env: str) -> "subprocess.CompletedProcess[str]":
         words = [self.installed.hpcc, "snakemake", "prefetch", *argv]
@@ -369,7 +369,9 @@ def test_prefetch_says_what_failed(of_user: Workflow) -> None:
 
 def test_lock_and_update(of_user: Workflow) -> None:
     """The lock of the workflow counts for what Snakemake pulls into a prefix elsewhere."""
-    of_user.write("rule all:\n    output: 'x'\n    container: 'docker://REGISTRY/lab/a:1'\n    shell: 'cat /version > x'\n")
+    of_user.write(
+        "rule all:\n    output: 'x'\n    container: 'docker://REGISTRY/lab/a:1'\n    shell: 'cat /version > x'\n"
+    )
     prefix = ("--apptainer-prefix", str(of_user.person.home / "prefix"))
     digest = str(Digest.of(of_user.registry.manifests["lab/a", "1"][1]))
     assert of_user.prefetch("--lock", "--list", *prefix).returncode == 0
