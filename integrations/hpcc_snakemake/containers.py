@@ -51,8 +51,11 @@ def image(
         "compat": compat, "contain": contain, "containall": containall, "cleanenv": cleanenv, "nv": nv, "rocm": rocm,
     }  # fmt: skip
     made = SifPath(uri, option_words(flags, binds, env or {}, args))
-    workflow = current_workflow()
-    if workflow is None or (not _calls_containers() and _is_going_to_execute()):
+    if current_workflow() is not None and _calls_containers():
+        return made
+    if "{" in uri:
+        raise UsageError(f"image({uri!r}): wildcards need Snakemake 9", hint="Name each image in a rule of its own.")
+    if current_workflow() is None or _is_going_to_execute():
         made.fetch(str(made))
     return made
 

@@ -55,7 +55,8 @@ def find_containers(argv: Sequence[str]) -> Containers:
     from snakemake import cli
     from snakemake.api import DAGApi
 
-    parser, arguments = parse_snakemake(with_options(argv, ("--conda-create-envs-only",)))
+    words = with_options(argv, ("--conda-create-envs-only",))
+    parser, arguments = parse_snakemake(words)
     found: list[Containers] = []
 
     def look(api: Any) -> None:
@@ -65,13 +66,14 @@ def find_containers(argv: Sequence[str]) -> Containers:
     original = DAGApi.conda_create_envs
     DAGApi.conda_create_envs = look
     problem: BaseException | None = None
+    ours, sys.argv = sys.argv, ["snakemake", *words]  # what a Snakefile that asks should see, image() among them
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             cli.args_to_api(arguments, parser)
     except Exception as error:  # 9.27 may fail while it prints what is wrong with a Snakefile
         problem = error.__context__ or error
     finally:
-        DAGApi.conda_create_envs = original
+        DAGApi.conda_create_envs, sys.argv = original, ours
     if not found:
         sys.stderr.write(said.getvalue())
         raise HpccError(

@@ -59,7 +59,7 @@ def test_jobs_ask_no_registry(
     # The executor takes SLURM_CONF from its nested srun, which then looks for the site's own.
     srun = person.home / "bin/srun"
     srun.parent.mkdir()
-    srun.write_text(f"#!/bin/sh\nSLURM_CONF={slurm.env['SLURM_CONF']} exec /usr/bin/srun \"$@\"\n")
+    srun.write_text(f'#!/bin/sh\nSLURM_CONF={slurm.env["SLURM_CONF"]} exec /usr/bin/srun "$@"\n')
     srun.chmod(0o755)
     work.env |= slurm.env | {"PATH": f"{srun.parent}:{work.env['PATH']}"}
     scratch = person.home / "scratch"

@@ -1,4 +1,4 @@
-"""`hpcc snakemake run`, `hpcc snakemake prefetch` and `image()`, with the real Snakemake, as a plain user and as root."""
+"""`hpcc snakemake run`, `hpcc snakemake prefetch` and `image()`, with the real Snakemake."""
 
 import gzip
 import hashlib
@@ -188,7 +188,8 @@ rule all:
     output: "x"
     container: None
     shell: "apptainer exec docker://REGISTRY/lab/a:1 cat /version > {output}; touch asked; "
-           "while [ ! -e moved ]; do sleep 0.05; done; apptainer exec docker://REGISTRY/lab/a:1 cat /version >> {output}"
+           "while [ ! -e moved ]; do sleep 0.05; done; "
+           "apptainer exec docker://REGISTRY/lab/a:1 cat /version >> {output}"
 """)
 
     def move() -> None:
@@ -318,7 +319,7 @@ def test_prefetch(workflow: Workflow) -> None:
 
 
 def test_prefetch_elsewhere_of_some_and_with_what_is_missing(of_user: Workflow) -> None:
-    """--directory, --apptainer-prefix, --config and targets are Snakemake's; without its input a graph cannot be had."""
+    """--directory, --apptainer-prefix, --config and targets are Snakemake's; without its input there is no graph."""
     work = of_user.directory / "elsewhere"
     work.mkdir()
     of_user.person.at(work)
@@ -385,7 +386,7 @@ def test_lock_and_update(of_user: Workflow) -> None:
 
 def test_bundle(of_user: Workflow, open_dir: Path) -> None:
     """Packed on a machine that has no data, unpacked on one that has no network."""
-    of_user.write(PREFETCH.replace('"docker://REGISTRY/lab/split:1"', '"docker://REGISTRY/lab/split:1"'))
+    of_user.write(PREFETCH)
     done = of_user.prefetch("--bundle", "images.tar")
     assert done.returncode == 0 and "Wrote images.tar: 4 image(s)" in done.stderr, done.stderr
     assert of_user.prefetch("--bundle", "images.tar").returncode == 255  # it is there
@@ -472,3 +473,18 @@ def test_image(workflow: Workflow) -> None:
         beside.chmod(0o666)
     done = workflow.run(*argv, "--forceall")
     assert done.returncode == 1 and "is not believed" in done.stderr, done.stderr
+
+
+def test_snakemake_8(plain_user: Person, registry: FakeRegistry, open_dir: Path) -> None:
+    """It calls nothing that stands in `container:`, so image() goes by the command line."""
+    (open_dir / "home").mkdir()
+    person = plain_user.at(open_dir / "home")
+    work = Workflow(person, installation.install(("snakemake",), "snakemake-8"), registry, person.home / "work")
+    work.write(IMAGE.replace(', "bound.a", "bound.b"', "").replace("lab/{t}:1", "lab/b:1"))
+    argv = ("--config", "data=/none")
+    assert work.run(*argv, "--dry-run").returncode == 0 and work.prefetch(*argv, "--check").returncode == 1
+    assert not registry.requests
+    done = work.run(*argv, FROM_HOST="h")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert work.text("plain") == "a 1\nnot\nh\n" and work.text("compat") == "a 1\nwritable\nx y\n"
+    assert work.prefetch(*argv, "--check").returncode == 0
