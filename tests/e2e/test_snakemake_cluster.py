@@ -14,7 +14,7 @@ from tests.support.slurm import NODES, SlurmCluster
 
 pytestmark = pytest.mark.root  # Slurm's daemons are root's; the workflow is a plain user's
 
-JOBS = 6
+JOBS = 4
 WORKFLOW = """
 rule all:
     input: expand("out/{n}", n=range(JOBS)), "shut"
@@ -90,7 +90,7 @@ def test_jobs_ask_no_registry(
         ),
         "cluster-generic": ("--cluster-generic-submit-cmd", submit, "--seconds-between-status-checks", "1"),
     }[executor]
-    done = work.run(*common, *argv, "--retries", "0")
+    done = work.run(*common, *argv, "--retries", "0", HPCC_STAGE="node" if executor == "slurm" else "shared")
     logs = "".join(path.read_text() for path in (work.directory / ".snakemake/slurm_logs").rglob("*.log"))
     assert done.returncode == 0, done.stdout + done.stderr + logs
     lines = [work.text(f"out/{n}").splitlines() for n in range(JOBS)]
@@ -99,3 +99,5 @@ def test_jobs_ask_no_registry(
     version, node, writable = work.text("shut").splitlines()
     assert (version, writable) == ("a 1", "writable") and node in NODES  # job variables reach it, too
     assert registry.counts["manifest_get"] == 2, registry.requests
+    copies = list((person.home / "node").glob("staged-v1/*"))
+    assert bool(copies) == (executor == "slurm"), copies

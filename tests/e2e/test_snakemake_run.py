@@ -12,6 +12,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -324,22 +325,31 @@ def test_prefetch_elsewhere_of_some_and_with_what_is_missing(of_user: Workflow) 
     work.mkdir()
     of_user.person.at(work)
     of_user.write("""
-rule all:
-    input: "one"
-rule one:
-    input: config["data"]
-    output: "one"
-    container: "docker://REGISTRY/lab/a:1"
-    shell: "touch one"
 rule two:
     output: "two"
     container: "docker://REGISTRY/lab/b:1"
     shell: "touch two"
+""", "more.smk")  # fmt: skip
+    of_user.write("""
+containerized: "docker://REGISTRY/lab/a:1"
+module more:
+    snakefile: "more.smk"
+rule all:
+    input: "one"
+    container: None
+rule one:
+    input: config["data"]
+    output: "one"
+    shell: "touch one"
+use rule * from more as more_*
 """)
     common = ("--directory", "elsewhere", "--apptainer-prefix", "../images", "--config", "data=data.txt")
     done = of_user.prefetch("--list", "--json", *common)
     shown = json.loads(done.stdout)
-    assert "MissingInputException" in done.stderr and [each["rules"] for each in shown["images"]] == [["one"], ["two"]]
+    assert "MissingInputException" in done.stderr and [each["rules"] for each in shown["images"]] == [
+        ["one"],
+        ["more_two"],
+    ]
     assert shown["prefix"] == str(of_user.directory / "images")
     (work / "data.txt").touch()
     shown = json.loads(of_user.prefetch("--list", "--json", *common).stdout)
@@ -427,6 +437,31 @@ def test_a_hostile_bundle_is_refused(of_user: Workflow) -> None:
         assert sorted(of_user.directory.iterdir()) == before
         assert not list((of_user.directory / ".snakemake/singularity").iterdir())
     assert not (of_user.directory / "../escaped").exists()
+
+
+def test_one_prefix_for_two_workflows_at_once_and_a_library(of_user: Workflow) -> None:
+    """One pull; and a workflow whose cache is empty has it from a read-only library, offline."""
+    works = []
+    for name in ("first", "second", "third"):
+        works.append(Workflow(of_user.person, of_user.installed, of_user.registry, of_user.person.home / name))
+        works[-1].write(
+            "rule all:\n    output: 'x'\n    container: 'docker://REGISTRY/lab/a:1'\n    shell: 'cat /version > x'\n"
+        )
+    prefix = ("--apptainer-prefix", str(of_user.person.home / "prefix"))
+    of_user.registry.faults = Faults(delay=0.2)
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(lambda work: work.run(*prefix), works[:2]):
+            assert done.returncode == 0, done.stderr
+    assert [work.text("x") for work in works[:2]] == ["a 1\n"] * 2 and of_user.registry.counts["manifest_get"] == 2
+    asked = list(of_user.registry.requests)
+    library = of_user.person.home / "library"
+    (of_user.person.home / "cache").rename(library)
+    of_user.person.run(["chmod", "-R", "a-w", library])
+    done = works[2].run(own=("--offline",), HPCC_LIBRARY_PATH=str(library))
+    of_user.person.run(["chmod", "-R", "u+w", library])
+    assert done.returncode == 0 and works[2].text("x") == "a 1\n", done.stderr
+    (link,) = (works[2].directory / ".snakemake/singularity").iterdir()
+    assert os.readlink(link).startswith(f"{library}/") and of_user.registry.requests == asked
 
 
 # -- image() -------------------------------------------------------------------------------------------------------
