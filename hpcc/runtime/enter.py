@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -24,6 +25,8 @@ from hpcc.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from hpcc.runtime.images import Opened
 
 
 def caller(settings: Settings) -> Caller:
@@ -102,11 +105,12 @@ def start(
     keep_mounted: bool,
     as_user: bool = False,
     make_launcher: Callable[..., Launcher] = Launcher,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Run a plan on an image. Returns only in a process that stayed beside the payload: the payload's status.
 
     keep_mounted: use, and leave, a holder for the image's mount. as_user: real root goes the way of users.
-    make_launcher: for who does more than run it.
+    make_launcher: for who does more than run it. tell: as for Launcher.
     """
     # Whoever starts us with SIGCHLD ignored would have the kernel take our children's statuses away.
     import _signal  # type: ignore[import-not-found]  # unlike signal, it makes no enums
@@ -116,9 +120,15 @@ def start(
     if layer.writable == "image" and image.kind != "directory":
         raise UsageError(
             f"--writable: {image.path} is a file that is only read",
-            hint="It takes a directory. --writable-tmpfs discards what is written, --overlay DIR keeps it.",
+            hint="It takes a directory, or a SIF with an overlay partition (`hpcc overlay create`). --writable-tmpfs "
+            "discards what is written, --overlay keeps it.",
         )
     writable = layer.writable in ("tmpfs", "overlay") or bool(layer.overlays)
+    opened: tuple[Opened, ...] = ()
+    if mounts := [op for op in ops if isinstance(op, plan.MountImage)]:
+        from hpcc.runtime.images import open_images
+
+        opened = open_images(mounts, settings)
     stage = node_directory(settings, "stage")
     as_root = any(isinstance(op, plan.DropPrivileges) and op.fakeroot for op in ops)
     host = known_host(settings, settings.node_dir, as_user=as_user or as_root)
@@ -128,15 +138,21 @@ def start(
     if as_root:
         fakeroot, uid, gid = _become_root(settings), 0, 0
         keep_mounted = False
+    # The kernel's overlay wants more of what it writes to than fuse2fs can do (RENAME_WHITEOUT), and so does not know
+    # how fuse-overlayfs notes in such an image what was deleted.
+    in_ext = [each.readonly for each in layer.overlays if each.image and not each.whole]
+    way = "fuse-overlayfs" if in_ext and (host.fuse_overlayfs or not all(in_ext)) else settings.writable
     rung = choose_rung(
         host,
         image,
         writable=writable,
         rootfs=settings.rootfs,
-        layer=settings.writable,
+        layer=way,
         fakeroot=fakeroot,
         kept=bool(layer.overlays),
     )
+    if in_ext and way == "fuse-overlayfs":
+        rung = rung._replace(layer=way)
     unpacked = ""
     if rung.root == "unpacked":
         from hpcc.runtime.store import Limits
@@ -146,7 +162,8 @@ def start(
         in_memory = settings.origins["node_dir"] != "default"
         unpacked = unpacked_copy(image, node_directory(settings, "unpacked-v1"), limits, in_memory=in_memory)
 
-    launcher = make_launcher(image, rung, host, stage, uid, gid)
+    launcher = make_launcher(image, rung, host, stage, uid, gid, tell)
+    launcher.take(opened)
 
     def enter() -> None:
         mount_rootfs(image, rung, host, stage, unpacked, entered=bool(fakeroot))
@@ -170,7 +187,11 @@ def start(
 
 def is_served(settings: Settings) -> bool:
     """Whether the image of the container beside which `start` stayed still has its server, or never needed one."""
-    return _answers(os.path.join(settings.node_dir, "stage", "rootfs"))
+    try:
+        os.statvfs(os.path.join(settings.node_dir, "stage", "rootfs"))
+    except OSError as error:
+        return error.errno not in (errno.ENOTCONN, errno.ECONNABORTED)
+    return True
 
 
 def _become_root(settings: Settings) -> str:

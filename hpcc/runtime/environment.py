@@ -67,6 +67,7 @@ def container_environment(
     job: bool = False,
     binds: tuple[str, ...] = (),
     devices: tuple[tuple[str, str], ...] = (),
+    app: str = "",
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
     """(environment, overrides), each sorted. The overrides are part of the environment too.
 
@@ -97,6 +98,10 @@ def container_environment(
         if compat:
             env[f"{prefix}_NO_EVAL"] = "1"
     env["APPTAINER_COMMAND"] = command
+    if app:
+        from hpcc.runtime.apps import app_variables
+
+        env |= app_variables(app)
     env["HPCC_CONTAINER"] = image_path
     override = {**dict(devices), "HOME": home}
     for prefix in _PREFIXES:
@@ -104,7 +109,7 @@ def container_environment(
             key[len(prefix) :]: value for key, value in host.items() if key.startswith(prefix) and key != prefix
         }
     override |= dict(options)
-    if not config.scripts or "PATH" in override:
+    if not (config.scripts or app) or "PATH" in override:
         _extend_path(override, env["PATH"])
     env |= {name: value for name, value in override.items() if name not in _EXTENSIONS}
     return tuple(sorted(env.items())), tuple(sorted(override.items()))
@@ -132,11 +137,15 @@ def _pairs(env: tuple[str, ...]) -> list[tuple[str, str]]:
     return found
 
 
-def script(override: tuple[tuple[str, str], ...]) -> str:
-    """A shell script that reads the image's own env scripts, sets what wins over them, and becomes its arguments."""
-    lines = [
-        'for f in /.singularity.d/env/*.sh; do [ ! -f "$f" ] || . "$f"; done',
-        "unset f",
+def script(override: tuple[tuple[str, str], ...], *, scripts: bool = True, app: str = "") -> str:
+    """A shell script that reads the image's own env scripts, and the app's, sets what wins over them, and becomes its
+    arguments. scripts: the image's environment stands in them."""
+    lines = ['for f in /.singularity.d/env/*.sh; do [ ! -f "$f" ] || . "$f"; done', "unset f"] if scripts else []
+    if app:
+        from hpcc.runtime.apps import app_script
+
+        lines += app_script(app)
+    lines += [
         f'case ":$LD_LIBRARY_PATH:" in *:{_LIBRARIES}:*) ;;',
         f'*) export LD_LIBRARY_PATH="${{LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}}{_LIBRARIES}" ;; esac',
     ]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_APPTAINER_LIBEXEC = (
+APPTAINER_LIBEXEC = (
     "/usr/libexec/apptainer/bin",
     "/usr/local/libexec/apptainer/bin",
     "/opt/apptainer/libexec/apptainer/bin",
@@ -71,8 +71,8 @@ def find_program(name: str, settings: Settings, more: tuple[str, ...] = ()) -> s
 
 def find_programs(settings: Settings) -> tuple[str, str]:
     """(squashfuse_ll, fuse-overlayfs): the paths, or "" where there is none."""
-    squashfuse = settings.squashfuse or find_program("squashfuse_ll", settings, _APPTAINER_LIBEXEC)
-    return squashfuse, find_program("fuse-overlayfs", settings, _APPTAINER_LIBEXEC)
+    squashfuse = settings.squashfuse or find_program("squashfuse_ll", settings, APPTAINER_LIBEXEC)
+    return squashfuse, find_program("fuse-overlayfs", settings, APPTAINER_LIBEXEC)
 
 
 def known_host(settings: Settings, directory: str, *, as_user: bool = False) -> Host:

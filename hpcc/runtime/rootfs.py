@@ -59,6 +59,7 @@ class Rung(NamedTuple):
     as_root: bool  # in a namespace where the caller is 0, and the payload in one nested in it
     layer: str  # "" | overlay | fuse-overlayfs | copy
     fakeroot: bool = False  # in a namespace where the caller is 0, and the payload stays there
+    owners: bool = False  # and where other owners have ids as well
 
 
 def choose_rung(
@@ -108,19 +109,22 @@ def _fakeroot(rung: Rung, host: Host, kind: str) -> Rung:
     squash = kind == "alone" and (rung.root == "fuse" or (rung.root == "squashfuse" and host.squash))
     # Without ids, and where the mount cannot help, owners are unknown to the kernel, which then copies nothing up.
     layer = "overlay" if rung.layer not in ("", "copy") and host.overlay and (kind == "ids" or squash) else rung.layer
-    return rung._replace(squash=squash, as_root=False, layer=layer, fakeroot=True)
+    return rung._replace(squash=squash, as_root=False, layer=layer, fakeroot=True, owners=kind == "ids")
 
 
 def _roots(host: Host, image: Rootfs) -> list[str]:
     if image.kind == "directory":
         return ["directory"]
-    found = ["kernel"] if host.root and host.loop and image.trusted else []
-    if host.fuse and image.compressor != LZO:
-        found.append("fuse")
+    kernel_too = ["kernel"] if host.root and host.loop and image.trusted else []
+    return [*kernel_too, *_servers(host, image), "unpacked"]
+
+
+def _servers(host: Host, image: Rootfs) -> list[str]:
+    """What can serve it over FUSE, the better one first: ours is quicker, and has the caller's ids; lz4 is an extra."""
+    found = ["fuse"] if host.fuse and image.compressor != LZO else []
     if host.squashfuse:
-        # lz4 is in an extra of ours. For the other compressors our own server is quicker, and has the caller's ids.
-        found.insert(len(found) - 1 if image.compressor == LZ4 and found[-1:] == ["fuse"] else len(found), "squashfuse")
-    return [*found, "unpacked"]
+        found.insert(0 if image.compressor == LZ4 else len(found), "squashfuse")
+    return found
 
 
 def _squashes(host: Host, root: str) -> bool:
@@ -153,11 +157,8 @@ def mount_rootfs(
     if not host.root and not entered:
         enter_user_namespace(*((0, 0) if rung.as_root else (uid, gid)))
     daemon: Daemon | None = None
-    owner = (uid, gid) if rung.squash and not host.root else None
-    if rung.root == "fuse":
-        daemon = start_server(_own_server(image, owner), (image.fd,))
-    elif rung.root == "squashfuse":
-        daemon = start_daemon(_squashfuse(host, image, owner), (image.fd,))
+    if rung.root in ("fuse", "squashfuse"):
+        daemon = start_squashfs(host, image, (uid, gid) if rung.squash and not host.root else None, by=rung.root)
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
     kernel.mount("tmpfs", stage, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755")
@@ -180,8 +181,30 @@ def mount_rootfs(
         remount(target, readonly=True)
 
 
-def _own_server(image: Rootfs, owner: tuple[int, int] | None) -> Callable[[int], None]:
-    """InvalidImage where it cannot be served. What is imported here is not imported in the daemon."""
+def start_squashfs(
+    host: Host, image: Rootfs, owner: tuple[int, int] | None, *, by: str = "", is_layer: bool = False
+) -> Daemon:
+    """Have a daemon wait that serves the squashfs of an open file. `owner`: whose its files shall seem.
+
+    by: fuse or squashfuse, else the better one. is_layer: of an overlay, which it may tell what is opaque.
+    Raises OSError; InvalidImage, UnsupportedImage; RuntimeUnavailable where nothing can serve it.
+    """
+    if not by:
+        servers = _servers(host, image)
+        if not servers:
+            raise RuntimeUnavailable(f"this host has nothing to mount {image.path} with", hint=_INSTALL)
+        by = servers[0]
+    if by == "fuse":
+        return start_server(_own_server(image, owner, is_layer=is_layer), (image.fd,))
+    options = f"offset={image.offset}"
+    if owner is not None and host.squash:
+        options += f",uid={owner[0]},gid={owner[1]}"
+    argv = [host.squashfuse, "-f", "-o", options, f"/proc/self/fd/{image.fd}", "{fuse}"]
+    return start_daemon(argv, (image.fd,))
+
+
+def _own_server(image: Rootfs, owner: tuple[int, int] | None, *, is_layer: bool) -> Callable[[int], None]:
+    """What is imported here is not imported in the daemon."""
     from hpcc.sitepath import load_site_packages
 
     load_site_packages()
@@ -192,15 +215,8 @@ def _own_server(image: Rootfs, owner: tuple[int, int] | None) -> Callable[[int],
         opened = open_squashfs(lambda at, length: os.pread(image.fd, length, image.offset + at), image.size)
     except InvalidImage as error:
         raise type(error)(f"{image.path}: {error.message}", hint=error.hint) from None
-    server = Server(opened, owner)
+    server = Server(opened, owner, is_layer=is_layer)
     return lambda fd: serve(fd, server)
-
-
-def _squashfuse(host: Host, image: Rootfs, owner: tuple[int, int] | None) -> list[str]:
-    options = f"offset={image.offset}"
-    if owner is not None:
-        options += f",uid={owner[0]},gid={owner[1]}"
-    return [host.squashfuse, "-f", "-o", options, f"/proc/self/fd/{image.fd}", "{fuse}"]
 
 
 def bind(source: str, target: str) -> None:

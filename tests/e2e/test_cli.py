@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcc.cli import COMMANDS, cache, instance, registry, sif
+from hpcc.cli import COMMANDS, cache, instance, overlay, registry, sif
 from hpcc.errors import SettingsError
 from hpcc.registry.fake import FakeRegistry
 from hpcc.settings import KEYS, Settings
@@ -25,6 +25,7 @@ SUBCOMMANDS = [
     *COMMANDS,
     *(f"cache {name}" for name in cache.SUBCOMMANDS),
     *(f"instance {name}" for name in instance.SUBCOMMANDS),
+    *(f"overlay {name}" for name in overlay.SUBCOMMANDS),
     *(f"registry {name}" for name in registry.SUBCOMMANDS),
     *(f"sif {name}" for name in sif.SUBCOMMANDS),
 ]

@@ -83,7 +83,7 @@ def test_mount(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
 @pytest.mark.parametrize(
     "spec",
     ["", "type=bind", "type=tmpfs,dst=/x", "source=/etc,dst=relative", "source=/etc,dst=/x,bogus",
-     "source=/a,src=/b,dst=/x", "source=/etc,dst=/x,ro=maybe", 'source="/etc', "source=/a,dst=/b,image-src=/c"],
+     "source=/a,src=/b,dst=/x", "source=/etc,dst=/x,ro=maybe", 'source="/etc', "source=/etc,dst=/x,id=one"],
 )  # fmt: skip
 def test_mounts_that_do_not_parse(hpcc: Hpcc, image: Images, spec: str) -> None:  # noqa: F811
     done = hpcc("exec", "--mount", spec, image.main, "true")
@@ -191,7 +191,7 @@ def test_two_overlays(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
 
 @pytest.mark.parametrize(
     ("spec", "said"),
-    [("/no/such", "No such"), ("/etc/hosts", "directories"), ("/tmp:ro", "upper"), ("/a,b:c", "--overlay")],
+    [("/no/such", "No such"), ("/etc/hosts", "no filesystem"), ("/tmp:ro", "upper"), ("/a,b:c", "--overlay")],
 )
 def test_overlays_that_cannot_be(hpcc: Hpcc, image: Images, spec: str, said: str) -> None:  # noqa: F811
     done = hpcc("exec", "--overlay", spec, image.main, "true")

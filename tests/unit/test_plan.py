@@ -54,9 +54,9 @@ def test_knobs_are_read_only_for_root() -> None:
 def test_points_leave_out_what_lies_below_another_mount() -> None:
     ops = make(binds=("/a:/b", "/c:/b/sub", "/d:/tmp/x", "/e:/bb"))
     (layer,) = [op for op in ops if isinstance(op, Layer)]
-    paths = [path for path, _, _ in layer.points]
+    paths = [point.path for point in layer.points]
     assert "/b" in paths and "/bb" in paths and "/b/sub" not in paths and "/tmp/x" not in paths
-    assert ("/b", None, "/a") in layer.points
+    assert plan.Point("/b", None, "/a") in layer.points
     order = mounts(ops)
     assert order.index("/b") < order.index("/b/sub")
 
