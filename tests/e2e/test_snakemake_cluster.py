@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from hpcc.registry.fake import FakeRegistry
-from tests.e2e.test_snakemake_run import Workflow, add
 from tests.support import installation
 from tests.support.installation import Installation
 from tests.support.people import Person
 from tests.support.slurm import NODES, SlurmCluster
+from tests.support.workflow import Workflow, add
 
 pytestmark = pytest.mark.root  # Slurm's daemons are root's; the workflow is a plain user's
 
