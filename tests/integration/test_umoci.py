@@ -40,6 +40,10 @@ pytestmark = pytest.mark.root
 OURS = {b".singularity.d", b".exec", b".run", b".shell", b".test", b"environment", b"singularity"}
 
 
+class LeadsOut(Exception):
+    """Umoci 0.4.7 follows some stacks of links out of its root: seen in random ones, as files in /."""
+
+
 class Found(NamedTuple):
     """A tree, and which of its paths are names of one inode."""
 
@@ -48,11 +52,13 @@ class Found(NamedTuple):
 
 
 def unpacked(blobs: Sequence[bytes], top: Path) -> Found:
-    """By umoci; AssertionError where it fails."""
+    """By umoci; AssertionError where it fails, LeadsOut where an image led it out of `top`: nothing else is writable."""
     layout(blobs, top / "image")
-    done = subprocess.run(
-        [need("umoci"), "raw", "unpack", "--image", f"{top}/image:it", top / "root"], capture_output=True, text=True
-    )
+    alone = 'mount --bind "$0" "$0" && mount -o remount,bind,ro / && mount -o remount,bind,rw "$0" && exec "$@"'
+    argv = [need("umoci"), "raw", "unpack", "--image", f"{top}/image:it", top / "root"]
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", alone, top, *argv], capture_output=True, text=True)
+    if "read-only file system" in done.stderr:
+        raise LeadsOut(done.stderr)
     assert done.returncode == 0, done.stderr
     root = os.fsencode(top / "root")
     tree = of_directory(root)
@@ -354,4 +360,6 @@ def test_random_stacks(stack: list[list[Change]]) -> None:
             # It refuses a whiteout below links in circles, which to us hides nothing.
             if "too many levels of symbolic links" not in str(error):
                 raise
+            reject()
+        except LeadsOut:
             reject()
