@@ -173,6 +173,27 @@ def test_one_prefix_for_two_workflows_at_once_and_a_library(of_user: Workflow) -
     assert os.readlink(link).startswith(f"{library}/") and of_user.registry.requests == asked
 
 
+def test_a_pull_killed_half_way(of_user: Workflow) -> None:
+    """All of it, by SIGKILL, while a layer comes; the next run finds no half image and no lock that holds it back."""
+    of_user.write(
+        "rule all:\n    output: 'x'\n    container: 'docker://REGISTRY/lab/a:1'\n    shell: 'cat /version > x'\n"
+    )
+    of_user.registry.faults = Faults(trickle=0.01, only="blobs")
+    words = [of_user.installed.hpcc, "snakemake", "run", "--", "--cores", "1"]
+    process = of_user.person.popen(words, env=of_user.env, cwd=of_user.directory, stderr=-1, start_new_session=True)
+    try:
+        assert wait_until(lambda: of_user.registry.counts["blob_get"] > 0, 30, [process])
+        time.sleep(0.5)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    of_user.registry.faults = Faults()
+    done = of_user.run("--nolock")
+    assert done.returncode == 0 and of_user.text("x") == "a 1\n", done.stderr
+    (link,) = (of_user.directory / ".snakemake/singularity").iterdir()
+    assert link.is_symlink() and link.exists()
+
+
 def test_methods_and_profiles(of_user: Workflow) -> None:
     """--sdm apptainer is added unless a method is given, be it by a profile; what is given stays."""
     of_user.write("rule all:\n    output: 'x'\n    shell: 'touch x'\n")
