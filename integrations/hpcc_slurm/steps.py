@@ -21,8 +21,8 @@ from hpcc_slurm.words import DRY_RUN, IMAGE, Line, job_words, own_options, take_
 
 IMAGE_VARIABLE, OPTIONS_VARIABLE = "HPCC_SLURM_IMAGE", "HPCC_SLURM_OPTIONS"
 _USAGE = (
-    "The image is pulled first. All options of Slurm's go; those of one letter, and --quiet, --verbose and --network, are Slurm's. Job "
-    "variables, the job's directories and the GPUs that a task was given are there in any case."
+    "The image is pulled first. All options of Slurm's go; those of one letter, and --quiet, --verbose and --network, "
+    "are Slurm's. Job variables, the job's directories and the GPUs that a task was given are there in any case."
 )
 COMMANDS = {
     "srun": Command(

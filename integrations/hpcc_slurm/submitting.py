@@ -12,7 +12,7 @@ from hpcc.settings import Settings
 from hpcc_slurm.images import run_sbatch
 from hpcc_slurm.job import Job
 from hpcc_slurm.sbatch import COMMAND, prepare, submission_words
-from hpcc_slurm.words import take_apart
+from hpcc_slurm.words import FLAGS, VALUES, take_apart
 
 
 def submit(
@@ -31,6 +31,11 @@ def submit(
     """
     if (script is None) == (wrap is None):
         raise UsageError("either a script is submitted or a command, by wrap=")
+    known = {option.key for option in COMMAND.options} - {"dry_run"}
+    for name in options:
+        if name not in known:
+            hint = "Options of sbatch go into sbatch={…}." if name.replace("_", "-") in VALUES | FLAGS else ""
+            raise UsageError(f"hpcc slurm sbatch has no option --{name.replace('_', '-')}", hint=hint)
     theirs = option_words(sbatch) if isinstance(sbatch, Mapping) else list(sbatch)
     words = [*option_words(options), *theirs, *((f"--wrap={wrap}",) if wrap is not None else ())]
     if script is not None:
