@@ -26,8 +26,8 @@ from hpcc_slurm.words import DRY_RUN, IMAGE, PULL_ON, Line, job_words, own_optio
 
 COMMAND = Command(
     "slurm sbatch --image IMAGE [OPTIONS] SCRIPT [ARG…] | --wrap COMMAND",
-    "Submit a batch script that runs in an image, which is pulled first. All options of sbatch go; those of one letter, "
-    "and --quiet, --verbose and --network, are sbatch's. The script may say the same in lines such as `#HPCC "
+    "Submit a batch script that runs in an image, which is pulled first. All options of sbatch go; those of one "
+    "letter, and --quiet, --verbose and --network, are sbatch's. The script may say the same in lines such as `#HPCC "
     "image=docker://debian:12 compat bind=/data`. Job variables, the job's directories and the GPUs that it was given "
     "are there in any case.",
     own_options(IMAGE, PULL_ON, DRY_RUN),
@@ -93,12 +93,12 @@ def _script(line: Line) -> tuple[str, str, tuple[str, ...]]:
         if line.rest:
             raise UsageError(f"--wrap and a script exclude each other: {line.rest[0]}")
         return f"#!/bin/sh\n# This script was created by hpcc slurm sbatch --wrap.\n{wrapped}\n", "wrap", ()
-    if not line.rest:
+    if not line.rest and os.isatty(0):
         raise UsageError("no script is given", hint=f"Usage: hpcc {COMMAND.usage}")
-    path, *rest = line.rest
+    path, *rest = line.rest or ("/dev/stdin",)
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return file.read(), os.path.basename(path), tuple(rest)
+            return file.read(), os.path.basename(path) if line.rest else "sbatch", tuple(rest)
     except OSError as error:
         hint = "A value of one of sbatch's options is written --name=value where hpcc does not know the option."
         raise UsageError(f"cannot read the script {path}: {error.strerror}", hint=hint) from None

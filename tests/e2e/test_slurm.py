@@ -141,7 +141,7 @@ def test_what_cannot_be_had_is_not_queued(user: Hpcc) -> None:
         (("--image", "/nowhere.sif", script), 255, "nowhere.sif"),
         (("--image", "docker://127.0.0.1:9/x", script), 75, "127.0.0.1:9"),
         ((script,), 255, "no image is given"),
-        (("--image", user.image), 255, "no script is given"),
+        (("--image", user.image), 255, "batch script"),
         (("--image", user.image, "--bind", "/a:b", script), 255, "/a:b"),
         (("--image", user.image, user.script("echo\n", "bad.sh")), 255, "batch script"),
         (("--image", user.image, "missing.sh"), 255, "missing.sh"),
