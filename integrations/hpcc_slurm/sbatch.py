@@ -95,9 +95,10 @@ def _script(line: Line) -> tuple[str, str, tuple[str, ...]]:
         return f"#!/bin/sh\n# This script was created by hpcc slurm sbatch --wrap.\n{wrapped}\n", "wrap", ()
     if not line.rest and os.isatty(0):
         raise UsageError("no script is given", hint=f"Usage: hpcc {COMMAND.usage}")
-    path, *rest = line.rest or ("/dev/stdin",)
+    path, *rest = line.rest or ("on standard input",)
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if line.rest else os.dup(0)
+        with open(fd, encoding="utf-8", errors="surrogateescape", newline="") as file:
             return file.read(), os.path.basename(path) if line.rest else "sbatch", tuple(rest)
     except OSError as error:
         hint = "A value of one of sbatch's options is written --name=value where hpcc does not know the option."

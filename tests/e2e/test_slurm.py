@@ -134,6 +134,25 @@ def test_wrap_export_none_and_names(user: Hpcc, sif: Path) -> None:
     assert user.slurm.jobs(job)[0].fields["JobName"] == "of-script"
 
 
+def test_a_script_on_standard_input(user: Hpcc, sif: Path) -> None:
+    done = user("sbatch", "--wait", "--image", sif, "-o", "o", input="#!/bin/sh\necho $SLURM_JOB_NAME; exit 4\n")
+    assert done.returncode == 4 and user.read("o") == "sbatch\n", done.stderr
+
+
+def test_a_path_with_blanks(user: Hpcc, sif: Path) -> None:
+    """hpcc's own, which no first line can name: sh starts it then."""
+    os.symlink(user.installed.venv, user.person.home / "a b")
+    script = user.script('#!/bin/bash\n#SBATCH -o o\necho "${BASH_VERSION%%.*}" "$HPCC_BATCH" $GREETING "$@"; exit 8\n')
+    code = f"""
+import sys, hpcc_slurm
+sys.executable = {str(user.person.home / "a b/bin/python")!r}
+print(hpcc_slurm.submit({str(script)!r}, "x  y", image={str(sif)!r}, compat=True).wait(timeout=60))
+"""
+    done = user.slurm.run([user.installed.python, "-c", code], user.person, env=user.env)
+    assert done.stdout == "8\n", done.stderr
+    assert user.read("o") == '5  hello world "quoted" $HOME x  y\n'
+
+
 def test_what_cannot_be_had_is_not_queued(user: Hpcc) -> None:
     script = user.script("#!/bin/sh\n:\n")
     for argv, code, said in (
@@ -291,9 +310,14 @@ def test_a_signal_reaches_a_trap_inside(user: Hpcc, sif: Path, mode: str) -> Non
     assert user.nothing_is_left()
 
 
-def test_the_signal_before_the_end_of_time(user: Hpcc, sif: Path) -> None:
-    done = user("sbatch", "--wait", "--image", sif, "--compat", "-o", "o", "-t1", "--signal=B:USR1@58", "--wrap", TRAPS)
-    assert done.returncode == 5 and "got" in user.read("o"), done.stderr
+def test_the_end_of_time(user: Hpcc, sif: Path) -> None:
+    """--signal comes before it, and where that changes nothing, TERM and KILL: Slurm looks each half minute."""
+    work = "trap 'echo got' USR1; trap '' TERM; sleep 600 & echo up; while :; do sleep 0.1; done"
+    job = user.submit("--image", sif, "--compat", "-o", "o", "-t1", "--signal=B:USR1@58", "--wrap", work)
+    assert wait_until(lambda: "got" in user.read("o") if (user.person.home / "o").exists() else False, 60)
+    user.slurm.run(["scontrol", "update", f"JobId={job}", "EndTime=now"])
+    assert user.slurm.wait_job(job).state == "TIMEOUT"
+    assert user.nothing_is_left(), marked(f"{MARK}={user.mark}")
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.05, 0.15, 0.3, 0.6, 1.5])

@@ -135,12 +135,16 @@ def test_a_submitted_script_keeps_its_lines() -> None:
 
 
 @pytest.mark.parametrize("program", [["/opt/my hpcc/bin/hpcc"], [f"/{'x' * 130}/hpcc"], ["/py", "-P", "-m", "hpcc"]])
-def test_a_preamble_where_no_first_line_is_possible(program: list[str], tmp_path: Path) -> None:
+def test_a_line_of_sh_where_no_first_line_is_possible(program: list[str], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="first line"):
         with_decided(SCRIPT, program, DECIDED)
-    script = '#!/bin/bash\necho "$HPCC_BATCH" $0 "$1"\n'
+    script = '#!/bin/bash\n#SBATCH -n 1\n\necho "$HPCC_BATCH" $0 "$1"\n'
     made = with_decided(script, program, DECIDED._replace(run=("/bin/bash",)))
-    assert made.endswith(script) and read_decided(made) == (DECIDED._replace(run=("/bin/bash",)), True)
+    assert (
+        slurm_values(made) == {"n": "1"}
+        and made.endswith(script.partition("\n\n")[2])
+        and read_decided(made) == (DECIDED._replace(run=("/bin/bash",)), True)
+    )
     path = tmp_path / "s"
     path.write_text(made)
     path.chmod(0o755)
@@ -165,7 +169,7 @@ def test_no_script_of_ours() -> None:
 
 
 def test_the_command_of_a_job() -> None:
-    words = container_words("/sp:ool/s", ["a b"], DECIDED, {"HOME": "/home/a"}, "/data", has_preamble=True)
+    words = container_words("/sp:ool/s", ["a b"], DECIDED, {"HOME": "/home/a"}, "/data", has_guard=True)
     assert words == [
         "--job-env", "--bind", "/sp\\:ool/s:/sp\\:ool/s:ro", "--pwd", "/data", "--env", "HPCC_BATCH=1",
         *DECIDED.options, "--", "/c/x.sif", "/usr/bin/env", "python3", "/sp:ool/s", "a b",
