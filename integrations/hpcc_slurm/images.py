@@ -81,7 +81,7 @@ def _by_a_job(uri: str, settings: Settings, arguments: Arguments, theirs: Mappin
         pass
     platform, reference = chosen_platform(arguments) or "", Reference.parse(pinned)
     digest = reference.digest.hex[:16] if reference.digest else ""
-    name = f"{reference._replace(digest=None).file_name.removesuffix('.sif')}-{digest}"
+    name = f"{reference._replace(digest=None).file_name.removesuffix('.sif').rstrip('_')}-{digest}"
     if platform:
         name += f"-{platform.replace('/', '-')}"
     path = os.path.join(_directory(settings.environ, make=not arguments.dry_run), name)

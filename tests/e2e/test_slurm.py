@@ -175,6 +175,17 @@ def test_what_cannot_be_had_is_not_queued(user: Hpcc) -> None:
     assert user.slurm.run(["squeue", "--noheader"]).stdout == ""
 
 
+def test_an_image_that_is_gone_when_the_job_runs(user: Hpcc, sif: Path) -> None:
+    image = user.person.home / "own.sif"
+    image.write_bytes(sif.read_bytes())
+    image.chmod(0o644)
+    job = user.submit("--image", image, "--hold", "-o", "o", "--wrap", "echo never")
+    image.unlink()
+    user.slurm.run(["scontrol", "release", job], user.person)
+    assert user.slurm.wait_job(job).code == 255
+    assert f"{image}, which {image} was" in user.read("o") and f"scontrol requeue {job}" in user.read("o")
+
+
 def test_dry_run(user: Hpcc) -> None:
     script = user.script("#!/bin/bash\n#HPCC nv\necho x\n")
     done = user("sbatch", "--dry-run", "--image", user.image, "-n", "2", script, "a b")
@@ -311,12 +322,16 @@ def test_a_signal_reaches_a_trap_inside(user: Hpcc, sif: Path, mode: str) -> Non
 
 
 def test_the_end_of_time(user: Hpcc, sif: Path) -> None:
-    """--signal comes before it, and where that changes nothing, TERM and KILL: Slurm looks each half minute."""
-    work = "trap 'echo got' USR1; trap '' TERM; sleep 600 & echo up; while :; do sleep 0.1; done"
-    job = user.submit("--image", sif, "--compat", "-o", "o", "-t1", "--signal=B:USR1@58", "--wrap", work)
-    assert wait_until(lambda: "got" in user.read("o") if (user.person.home / "o").exists() else False, 60)
-    user.slurm.run(["scontrol", "update", f"JobId={job}", "EndTime=now"])
-    assert user.slurm.wait_job(job).state == "TIMEOUT"
+    """--signal comes before it; and at the end TERM, and KILL for a payload that ignores that. Slurm looks each half
+    minute, so for both at once.
+    """
+    warned = user.submit("--image", sif, "--compat", "-o", "warned", "-t1", "--signal=B:USR1@58", "--wrap", TRAPS)
+    work = "trap '' TERM; sleep 600 & echo up; while :; do sleep 0.1; done"
+    over = user.submit("--image", sif, "--compat", "-o", "o", "-t1", "--wrap", work)
+    assert wait_until(lambda: "up" in user.read("o") if (user.person.home / "o").exists() else False, 20)
+    user.slurm.run(["scontrol", "update", f"JobId={over}", "EndTime=now"])
+    assert user.slurm.wait_job(warned, 90).code == 5 and "got" in user.read("warned")
+    assert user.slurm.wait_job(over, 90).state == "TIMEOUT"
     assert user.nothing_is_left(), marked(f"{MARK}={user.mark}")
 
 

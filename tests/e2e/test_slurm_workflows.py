@@ -1,30 +1,22 @@
 """The examples of workflows/slurm, on a real Slurm of three nodes."""
 
+import gzip
+import hashlib
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hpcc.cli.demo_image import build_demo_layers
 from tests.e2e.test_slurm import Hpcc, hpcc, registry, user  # noqa: F401
 from tests.support.daemons import wait_until
-from tests.support.mpi import ring_image
+from tests.support.docker_registry import DockerRegistry
+from tests.support.mpi import CONFIG, ring_layers
 
 pytestmark = pytest.mark.root
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows/slurm"
-
-
-@pytest.fixture(scope="module")
-def ring(_open_base: Path) -> Iterator[Path]:
-    """The image; the program for the host lies beside it."""
-    directory = _open_base / "ring"
-    directory.mkdir(mode=0o755)
-    directory.chmod(0o755)
-    yield ring_image(directory)
-    shutil.rmtree(directory)
 
 
 def taken(hpcc: Hpcc, path: str) -> Path:  # noqa: F811
@@ -39,13 +31,25 @@ def test_array(user: Hpcc) -> None:  # noqa: F811
     assert user.registry.counts["manifest_get"] <= 2
 
 
-def test_mpi(hpcc: Hpcc, ring: Path) -> None:  # noqa: F811
-    job = hpcc.slurm.submit([taken(hpcc, "mpi/ring.sh"), ring, "5"], hpcc.person, env=hpcc.env)
+def test_mpi(hpcc: Hpcc, docker_registry: DockerRegistry, open_dir: Path) -> None:  # noqa: F811
+    """Its README, from a real registry; the host's own ranks beside it."""
+    layers = ring_layers(open_dir)
+    diff_ids = [f"sha256:{hashlib.sha256(gzip.decompress(layer)).hexdigest()}" for layer in layers]
+    config = {**build_demo_layers().config, **CONFIG, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    docker_registry.push("lab/ring", "latest", layers, config)
+    image = f"docker://{docker_registry.host}/lab/ring"
+    env = {**hpcc.env, "HPCC_INSECURE": docker_registry.host}
+    pulled = hpcc.person.run([hpcc.installed.hpcc, "pull", "ring.sif", image], env=env)
+    assert pulled.returncode == 0, pulled.stderr
+    job = hpcc.slurm.submit([taken(hpcc, "mpi/ring.sh"), "ring.sif", "5"], hpcc.person, env=env)
     assert hpcc.slurm.wait_job(job, 60).code == 0, hpcc.read(f"ring-{job}.txt")
     said = sorted(hpcc.read(f"ring-{job}.txt").splitlines())
     assert said[:4] == [f"hello from rank {rank} of 4" for rank in range(4)]
     assert said[4].startswith("the token is 30 after 5 rounds")
-    done = hpcc("srun", "--image", ring, "--mpi", "pmi2", "-N", "1", "-n", "2", "ring", "3")
+    argv = ["--mpi", "pmi2", "-N", "1", "-n", "2"]
+    done = hpcc("srun", "--image", image, *argv, "ring", "3", env=env)
+    assert done.returncode == 0 and "the token is 3 after 3 rounds" in done.stdout, done.stderr
+    done = hpcc.slurm.run(["srun", *argv, open_dir / "ring", "3"], hpcc.person)
     assert done.returncode == 0 and "the token is 3 after 3 rounds" in done.stdout, done.stderr
 
 
@@ -57,9 +61,11 @@ def test_checkpoint(user: Hpcc) -> None:  # noqa: F811
     time.sleep(0.5)
     user.slurm.run(["scontrol", "requeue", job], user.person)
     assert wait_until(lambda: user.slurm.jobs(job)[0].state == "PENDING", 20)
+    time.sleep(2)  # within the same second the node would take it for the job that it has just ended
     user.slurm.run(["scontrol", "update", f"JobId={job}", "StartTime=now"])
-    assert user.slurm.wait_job(job).code == 0
+    ended = user.slurm.wait_job(job)
     said = output.read_text()
+    assert ended.code == 0, said
     (number,) = re.findall(r"^saved (\d+)$", said, re.M)
     assert f"start 1 from {number}\n" in said and said.endswith("counted to 30\n") and int(number) > 0
     assert user.slurm.jobs(job)[0].fields["Restarts"] == "1"
