@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -128,6 +129,12 @@ def run_sbatch(words: Sequence[str], script: str, environ: Mapping[str, str]) ->
         said = done.stderr.decode(errors="replace").strip().replace("\n", "; ")
         raise HpccError(f"Slurm has not taken the job: {said}", hint="Nothing was queued.")
     return done.stdout.decode().strip()
+
+
+def require(name: str) -> None:
+    """HpccError where one of Slurm's programs is missing: to be known before anything is pulled."""
+    if shutil.which(name) is None:
+        raise no_slurm(name)
 
 
 def no_slurm(name: str) -> HpccError:

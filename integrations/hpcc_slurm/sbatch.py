@@ -20,7 +20,7 @@ from hpcc.errors import HpccError, UsageError, place_hint
 from hpcc.invoke import program
 from hpcc.runtime.binds import parse_bind, split_binds
 from hpcc.settings import Settings
-from hpcc_slurm.images import Pull, Ready, cache_variables, make_ready, no_slurm, submit_pull
+from hpcc_slurm.images import Pull, Ready, cache_variables, make_ready, no_slurm, require, run_sbatch, submit_pull
 from hpcc_slurm.script import Decided, interpreter, own_words, slurm_values, with_decided
 from hpcc_slurm.words import DRY_RUN, IMAGE, PULL_ON, Line, job_words, own_options, take_apart
 
@@ -51,6 +51,7 @@ def main(name: str, before: list[str], argv: list[str]) -> int:
     if line.value("help") is not None or line.value("h") is not None:
         print(help_text(COMMAND))
         return 0
+    require("sbatch")
     arguments, made = prepare(before, line, Settings.from_environ())
     if arguments.dry_run:
         show(made)
@@ -135,6 +136,8 @@ def submission_words(made: Submission, environ: Mapping[str, str]) -> tuple[str,
                 f"--dependency {made.dependency}: of jobs any of which will do, and one that pulls, no order can be "
                 "made", hint="Pull first, by `hpcc pull --on slurm:PARTITION`.",
             )  # fmt: skip
+        if ":" not in words:  # of which sbatch tests the first component alone
+            run_sbatch((*words, "--test-only"), made.script, environ)  # or there would be a pull for nothing
         job_id = submit_pull(made.pull, environ).partition(";")[0]
         after = ",".join(filter(None, (made.dependency, f"afterok:{job_id}")))
         # Behind the others of the first component: the last --dependency is the one that counts.

@@ -134,6 +134,21 @@ def test_wrap_export_none_and_names(user: Hpcc, sif: Path) -> None:
     assert user.slurm.jobs(job)[0].fields["JobName"] == "of-script"
 
 
+def test_without_slurm(user: Hpcc) -> None:
+    """Said before anything is pulled."""
+    bin_ = user.directory("bin")
+    os.symlink("/bin/sh", bin_ / "sh")
+    env = {**user.env, "PATH": str(bin_)}
+    for words in (
+        ["slurm", "sbatch", "--image", user.image, "--wrap", "true"],
+        ["slurm", "srun", "--image", user.image, "id"],
+        ["slurm", "salloc", "--image", user.image],
+        ["pull", "--on", "slurm:x", user.image],
+    ):
+        done = user.person.run([user.installed.hpcc, *words], env=env)
+        assert done.returncode == 255 and "is not on PATH" in done.stderr and user.registry.requests == [], done.stderr
+
+
 def test_a_script_on_standard_input(user: Hpcc, sif: Path) -> None:
     done = user("sbatch", "--wait", "--image", sif, "-o", "o", input="#!/bin/sh\necho $SLURM_JOB_NAME; exit 4\n")
     assert done.returncode == 4 and user.read("o") == "sbatch\n", done.stderr
@@ -243,6 +258,14 @@ def test_pull_on_that_fails_cancels_the_job(user: Hpcc) -> None:
     assert ended.state == "CANCELLED" and not (user.person.home / "never").exists()
     (log,) = user.person.home.rglob("hpcc/slurm/*.log")
     assert "FATAL" in log.read_text()
+
+
+def test_pull_on_for_a_job_that_slurm_refuses(user: Hpcc) -> None:
+    done = user("sbatch", "--image", user.image, "--pull-on", "debug", "-p", "nowhere", "--wrap", "true")
+    assert done.returncode == 255 and "nowhere" not in done.stdout and "partition" in done.stderr
+    done = user("sbatch", "--image", user.image, "--pull-on", "debug", "-d", "afterok:1?afterok:2", "--wrap", "true")
+    assert done.returncode == 255 and "--dependency" in done.stderr
+    assert user.slurm.run(["squeue", "--noheader"]).stdout == ""
 
 
 def test_pull_runs_in_a_job(hpcc: Hpcc) -> None:
