@@ -22,6 +22,7 @@ needed=(
   gcc               # libraries that make file locks misbehave; with libc6-dev
   iproute2          # ip: an address in a network namespace of a test's own
   libc6-dev         # headers for the above
+  libmpich-dev      # mpicc, for an MPI program in an image; its libraries
   libpmix-dev       # libpmix.so, which Slurm's PMIx plugin opens by that name; without it a step with PMIx hangs
   libseccomp2       # a judge of our seccomp programs
   moosefs-chunkserver  # a distributed filesystem, mounted twice: two nodes that share a cache
