@@ -48,7 +48,7 @@ class Wanted(NamedTuple):
 
     @classmethod
     def parse(cls, uri: str, settings: Settings, *, arch: str | None = None, progress: Progress = SILENT) -> Wanted:
-        """What `uri` means, by the lock file found upward from here, if the site allows it.
+        """What `uri` means, by the lock file found upward from here, or from HPCC_PROJECT, if the site allows it.
 
         Raises InvalidReference; UsageError for no platform, or where the settings insist on a lock that does not have
         it; SettingsError for a damaged lock; PolicyError.
@@ -58,7 +58,9 @@ class Wanted(NamedTuple):
         def skipped(path: str, why: str) -> None:
             progress.warning(f"{path} is not believed: {why}")
 
-        reference = locked(Reference.parse(uri), ".", frozen=settings.frozen, on_skipped=skipped)
+        # Workflow engines pull elsewhere: Snakemake in its prefix, which projects share.
+        project = settings.environ.get("HPCC_PROJECT") or "."
+        reference = locked(Reference.parse(uri), project, frozen=settings.frozen, on_skipped=skipped)
         allowed = settings.allowed_registries
         if allowed and not any(covers(pattern, reference.name) for pattern in allowed):
             raise PolicyError(

@@ -88,6 +88,13 @@ def _flag(value: Any) -> bool:
     raise ValueError("true or false")
 
 
+def _flag_or_auto(value: Any) -> bool | str:
+    try:
+        return "auto" if isinstance(value, str) and value.lower() == "auto" else _flag(value)
+    except ValueError:
+        raise ValueError("true, false or auto") from None
+
+
 def _number(least: int, most: int) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         number = int(value)
@@ -184,8 +191,14 @@ KEYS: Mapping[str, Key] = {
     "bind_paths": Key(
         _texts, ("APPTAINER_BIND", "SINGULARITY_BIND"), "host paths bound into each container, by commas"
     ),
-    "nv": Key(_flag, ("APPTAINER_NV", "SINGULARITY_NV"), "NVIDIA's GPUs in each container, as by --nv"),
-    "rocm": Key(_flag, ("APPTAINER_ROCM", "SINGULARITY_ROCM"), "AMD's GPUs in each container, as by --rocm"),
+    "nv": Key(
+        _flag_or_auto,
+        ("APPTAINER_NV", "SINGULARITY_NV"),
+        "NVIDIA's GPUs in each container, as by --nv; auto: where the job was given some",
+    ),
+    "rocm": Key(
+        _flag_or_auto, ("APPTAINER_ROCM", "SINGULARITY_ROCM"), "AMD's GPUs in each container, as by --rocm, or auto"
+    ),
     "cdi_dirs": Key(_paths, (), "where the CDI specifications of --device and --nv stand; a later one wins"),
     "hold_idle": Key(_seconds, (), "seconds for which a mounted image is held for the next run; 0 holds none"),
     "backend": Key(
@@ -249,8 +262,8 @@ class Settings:
     gc_grace: float
     scratch_dirs: tuple[str, ...]
     bind_paths: tuple[str, ...]
-    nv: bool
-    rocm: bool
+    nv: bool | str  # or auto
+    rocm: bool | str
     cdi_dirs: tuple[str, ...]
     hold_idle: float
     backend: str

@@ -128,6 +128,11 @@ def _dispatch(options: list[str], argv: list[str], *, stand_in: bool = False) ->
     if stand_in and name in _OTHERS:
         raise Unknown(f"{name} is Apptainer's own", hint=f"`hpcc {name}` is another command, of hpcc's.")
     if name not in COMMANDS:
+        if not stand_in:
+            from hpcc.cli.integrations import integrations, run_integration
+
+            if (found := integrations().get(name)) is not None:
+                return run_integration(found, [*options, *argv[1:]])
         raise Unknown(f"unknown command {name!r}", hint=f"Did you mean {_closest(name)}? `hpcc --help` lists all.")
     module = __import__(f"hpcc.cli.{COMMANDS[name][0]}", fromlist=("main",))  # importlib would bring warnings along
     return int(module.main(name, [*options, *argv[1:]]))
@@ -143,12 +148,17 @@ def like_version(word: str) -> str:
 
 
 def _help(argv: list[str]) -> int:
-    if argv and argv[0] in COMMANDS:
+    from hpcc.cli.integrations import integrations
+
+    others = integrations()
+    if argv and (argv[0] in COMMANDS or argv[0] in others):
         return _dispatch([], [argv[0], "--help"])
     print("hpcc: Docker and OCI images on HPC clusters, without Docker and without root\n")
     print("Usage: hpcc [--quiet|--verbose|--debug] COMMAND [OPTIONS] …\n\nCommands:")
     for name, (_, summary) in COMMANDS.items():
         print(f"  {name:<10} {summary}")
+    if others:
+        print(f"\nOf integrations: {', '.join(others)}")
     print("\n`hpcc COMMAND --help` tells more. Example:\n  hpcc exec docker://python:3.12 python3 -c 'print(1)'")
     return 0
 

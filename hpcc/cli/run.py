@@ -5,7 +5,7 @@ import os
 from hpcc.cli import say
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.source import SOURCE_OPTIONS, parsed, source_settings, wanted_image
-from hpcc.errors import RuntimeUnavailable, UsageError
+from hpcc.errors import InvalidImage, RuntimeUnavailable, UsageError
 from hpcc.image import note_use
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime.enter import caller, can_mount, is_served, start
@@ -103,7 +103,7 @@ _VARIABLES = {
 
 def main(name: str, argv: list[str]) -> int:
     command = COMMANDS[name]
-    arguments = with_variables(parse(command, argv), os.environ)
+    arguments = with_variables(_with_options_beside(command, parse(command, argv), argv), os.environ)
     if not arguments.positional:
         raise usage_error(command, "no image is given")
     uri, *rest = arguments.positional
@@ -139,6 +139,20 @@ def main(name: str, argv: list[str]) -> int:
     from hpcc.cli.backend import hand_over
 
     return hand_over(name, command, arguments, image.path, rest, settings)
+
+
+def _with_options_beside(command: Command, arguments: Arguments, argv: list[str]) -> Arguments:
+    """Where the image has options of its own beside it, with these, as if typed before the others."""
+    image = next(iter(arguments.positional), "")
+    if not image.endswith(".hpcc.sif") or "://" in image:
+        return arguments
+    from hpcc.beside import path_beside, read_options
+
+    settings = Settings.from_environ()
+    words = read_options(image, settings.trusted_users, settings.trusted_groups)
+    if parse(command, words).positional:
+        raise InvalidImage(f"{path_beside(image)} has words that are no options: {' '.join(words)}")
+    return parse(command, [*words, *argv])
 
 
 def with_variables(arguments: Arguments, environ: "Mapping[str, str]") -> Arguments:
@@ -186,7 +200,8 @@ def show_plan(ops: tuple[Op, ...]) -> None:
 
 def _devices(arguments: Arguments, settings: Settings) -> Devices:
     """What --nv, --rocm and --device mean on this host. Warns."""
-    nv, rocm = arguments.nv or arguments.nvccli or settings.nv, arguments.rocm or settings.rocm
+    nv = bool(arguments.nv or arguments.nvccli) or _by_setting("nv", settings)
+    rocm = bool(arguments.rocm) or _by_setting("rocm", settings)
     wanted = [name for item in arguments.device for name in item.split(",") if name]
     if not (nv or rocm or wanted):
         return Devices()
@@ -199,6 +214,15 @@ def _devices(arguments: Arguments, settings: Settings) -> Devices:
     for text in found.details if arguments.verbose or arguments.debug else ():
         say("INFO", text)
     return found.devices
+
+
+def _by_setting(kind: str, settings: Settings) -> bool:
+    value: bool | str = getattr(settings, kind)
+    if value != "auto":
+        return bool(value)
+    from hpcc.runtime.allotted import is_allotted
+
+    return is_allotted(kind, settings.environ)
 
 
 def runtime_options(arguments: Arguments) -> Options:

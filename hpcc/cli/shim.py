@@ -147,6 +147,18 @@ def is_enabled(directory: str) -> bool:
     return all(is_stand_in(os.path.join(directory, name)) for name in NAMES)
 
 
+def is_current(directory: str) -> bool:
+    """Whether both are there, and just what this hpcc would put there."""
+    try:
+        for name in NAMES:
+            with open(os.path.join(directory, name), encoding="utf-8", errors="surrogateescape") as file:
+                if file.read() != script():
+                    return False
+    except OSError:
+        return False
+    return True
+
+
 def script() -> str:
     """A stand-in. Programs ask for the version all the time, Snakemake once per image and job, so sh answers that."""
     command = [_quote(word) for word in program()]

@@ -5,7 +5,10 @@ The modes and their meaning are Apptainer's:
     default         home, cwd, /tmp, /var/tmp, /dev, /proc, /sys and the site's bind paths are the host's
     --contain       a minimal /dev; home, /tmp and /var/tmp are empty and discarded, or in --workdir
     --containall    that, a clean environment, PID and IPC namespaces
-    --compat        that, a writable root that is discarded, no init, umask 0022; it starts in the image's WORKDIR
+    --compat        that, a writable root that is discarded, no init, umask 0022; it starts in the image's WORKDIR,
+                    but where --home brings the working directory along, there, as Apptainer does
+
+--job-env brings the job's $TMPDIR along in each of them, since that variable goes there, too.
 """
 
 from __future__ import annotations
@@ -169,10 +172,13 @@ def container_spec(
     wanted += [parse_bind(text, caller.cwd) for item in options.binds for text in split_binds(item)]
     wanted += [parse_mount(text, caller.cwd) for text in options.mounts]
     here = caller.cwd
+    brought = options.home is not None and _is_covered(here, binds)
     if not (contain or "cwd" in left_out or here in _SYSTEM_DIRECTORIES or _is_covered(here, [*binds, *wanted])):
         binds.append(Bind(here, here, optional=True))
     if workdir:
         binds += [Bind(f"{workdir}/{name}", target) for target, name, _ in empty]
+    if options.job_env:
+        binds += _of_job(caller, left_out, [*binds, *wanted])
     binds += wanted
 
     environment, override = container_environment(
@@ -200,7 +206,7 @@ def container_spec(
         environment,
         override,
         config.scripts,
-        _cwd(options, caller.cwd, home, binds if contain else None, config.directory if compat else ""),
+        _cwd(options, caller.cwd, home, binds if contain else None, config.directory if compat and not brought else ""),
         home,
         ("root", 0, 0) if options.fakeroot else (caller.user, caller.uid, caller.gid),
         tuple(binds),
@@ -270,6 +276,14 @@ def _cwd(options: Options, cwd: str, home: str, binds: list[Bind] | None, direct
     if binds is None or _is_covered(cwd, binds):
         return (cwd, home, "/")
     return (home, "/")
+
+
+def _of_job(caller: Caller, left_out: frozenset[str], binds: list[Bind]) -> list[Bind]:
+    """The job's own temporary directory, which many sites make outside of /tmp; where it is /tmp, that of its mode."""
+    path = posixpath.normpath(caller.environ.get("TMPDIR", ""))
+    if not path.startswith("/") or path in ("/tmp", "/var/tmp", *_SYSTEM_DIRECTORIES, *left_out):
+        return []
+    return [] if _is_covered(path, binds) else [Bind(path, path, optional=True)]
 
 
 def _devices(binds: tuple[Bind, ...], contain: bool) -> tuple[Bind, ...]:
