@@ -1,0 +1,1 @@
+"""hpcc for Slurm: jobs in images, and what its administrators need."""
