@@ -224,6 +224,7 @@ KEYS: Mapping[str, Key] = {
     "allowed_registries": Key(_texts, (), "the only images that may be used, as quay.io or docker.io/library/*"),
     "signed": Key(_texts, (), "images that must be signed by one of signature_keys, as quay.io/site/* or docker.io"),
     "signature_keys": Key(_paths, (), "public keys (PEM), as cosign.pub; by colons, or a list in a file"),
+    "audit": Key(_flag, (), "a line in the system's log (authpriv) for each container that starts"),
     "max_layer": Key(
         _size, (), "the largest layer that is converted, unpacked, such as 200GB: a few MB can unpack to more; 0: any"
     ),
@@ -279,6 +280,7 @@ class Settings:
     allowed_registries: tuple[str, ...]
     signed: tuple[str, ...]
     signature_keys: tuple[str, ...]
+    audit: bool
     max_layer: int
     max_image: int
     environ: Mapping[str, str]
@@ -387,6 +389,7 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "allowed_registries": (),
         "signed": (),
         "signature_keys": (),
+        "audit": False,
         "max_layer": 200 * 10**9,
         "max_image": 0,
     }

@@ -127,6 +127,8 @@ def main(name: str, argv: list[str]) -> int:
         return 0
     if not settings.disable_cache:
         note_use(image)
+    if settings.audit:
+        note_start(name, image, tuple(rest), settings)
     try:
         if settings.backend != "apptainer":
             status = start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold, as_user=arguments.userns)
@@ -139,6 +141,17 @@ def main(name: str, argv: list[str]) -> int:
     from hpcc.cli.backend import hand_over
 
     return hand_over(name, command, arguments, image.path, rest, settings)
+
+
+def note_start(verb: str, image: "Image", words: tuple[str, ...], settings: Settings, *, instance: str = "") -> None:
+    """Tell the system's log that a container starts, with `words` behind the image."""
+    from hpcc.audit import audit
+
+    if verb == "instance start":
+        words = ()  # arguments of the startscript
+    elif verb.endswith("run"):
+        words = image.config.entrypoint or words or image.config.cmd
+    audit(verb, image.reference or image.path, next(iter(words), ""), settings.environ, instance=instance)
 
 
 def _with_options_beside(command: Command, arguments: Arguments, argv: list[str]) -> Arguments:

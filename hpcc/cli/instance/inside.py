@@ -38,4 +38,8 @@ def run_inside(command: str, arguments: Arguments, options: Options) -> int:
     if arguments.dry_run:
         show_plan(ops)
         return 0
+    if settings.audit:
+        from hpcc.audit import audit
+
+        audit(command, instance.path, next(iter(rest), "") if command == "exec" else "", user.environ, instance=name)
     return join_instance(instance, register, ops, settings)
