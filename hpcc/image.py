@@ -37,14 +37,14 @@ def open_image(uri: str, settings: Settings, *, arch: str | None = None, progres
 
 
 def _open_link(path: str, settings: Settings) -> Image | None:
-    """The SIF of a cache that `path` is a link to, as `pull --name` makes them: the cache's own, so that its use is
-    noted, and that it is mounted once whatever its links are called. None for anything else, and for what the cache
-    does not trust.
+    """The SIF of a cache that `path` names, or is a link to, as `pull --name` makes them: the cache's own, so that its
+    use is noted, and that it is mounted once whatever its links are called. None for anything else, and for what the
+    cache does not trust.
     """
     try:
         directory, name = os.path.split(os.readlink(path))
     except (OSError, ValueError):
-        return None
+        directory, name = os.path.split(path)  # as a Slurm job knows the image
     if not directory.endswith("/sif-v1"):
         return None
     from hpcc.lookup import tiers

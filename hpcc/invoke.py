@@ -25,7 +25,12 @@ def program() -> list[str]:
 
 def command_line(command: str, image: str, args: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     """The argv that runs `image`. Options: True is a flag, False and None are left out, lists repeat, dicts are K=V."""
-    argv = [*program(), command]
+    return [*program(), command, *option_words(options), image, *args]
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Options by their names with underscores, as words of a command line."""
+    argv: list[str] = []
     for name, value in options.items():
         flag = "--" + name.replace("_", "-")
         if value is True:
@@ -38,7 +43,7 @@ def command_line(command: str, image: str, args: Sequence[str], options: Mapping
                 argv += [flag, str(item)]
         elif value is not None and value is not False:
             argv += [flag, str(value)]
-    return [*argv, image, *args]
+    return argv
 
 
 def run_image(

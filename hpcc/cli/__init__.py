@@ -131,7 +131,8 @@ def _dispatch(options: list[str], argv: list[str], *, stand_in: bool = False) ->
         if not stand_in:
             from hpcc.cli.integrations import integrations, run_integration
 
-            if (found := integrations().get(name)) is not None:
+            # Where it stands in a #! line, the kernel gives it and all behind it as one word.
+            if (found := integrations().get(name.partition(" ")[0])) is not None:
                 return run_integration(found, [*options, *argv[1:]])
         raise Unknown(f"unknown command {name!r}", hint=f"Did you mean {_closest(name)}? `hpcc --help` lists all.")
     module = __import__(f"hpcc.cli.{COMMANDS[name][0]}", fromlist=("main",))  # importlib would bring warnings along

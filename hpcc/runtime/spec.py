@@ -8,7 +8,7 @@ The modes and their meaning are Apptainer's:
     --compat        that, a writable root that is discarded, no init, umask 0022; it starts in the image's WORKDIR,
                     but where --home brings the working directory along, there, as Apptainer does
 
---job-env brings the job's $TMPDIR along in each of them, since that variable goes there, too.
+--job-env brings along in each of them what the job's variables lead to: job.py.
 """
 
 from __future__ import annotations
@@ -177,8 +177,8 @@ def container_spec(
         binds.append(Bind(here, here, optional=True))
     if workdir:
         binds += [Bind(f"{workdir}/{name}", target) for target, name, _ in empty]
-    if options.job_env:
-        binds += _of_job(caller, left_out, [*binds, *wanted])
+    if options.job_env or not contain:
+        binds += _of_job(options, caller, home, [*binds, *wanted], contain=contain)
     binds += wanted
 
     environment, override = container_environment(
@@ -278,12 +278,22 @@ def _cwd(options: Options, cwd: str, home: str, binds: list[Bind] | None, direct
     return (home, "/")
 
 
-def _of_job(caller: Caller, left_out: frozenset[str], binds: list[Bind]) -> list[Bind]:
-    """The job's own temporary directory, which many sites make outside of /tmp; where it is /tmp, that of its mode."""
-    path = posixpath.normpath(caller.environ.get("TMPDIR", ""))
-    if not path.startswith("/") or path in ("/tmp", "/var/tmp", *_SYSTEM_DIRECTORIES, *left_out):
+def _of_job(options: Options, caller: Caller, home: str, binds: list[Bind], *, contain: bool) -> list[Bind]:
+    """What a job needs, but for what is there. The home directory stays empty where it is to be."""
+    environ, left_out = caller.environ, options.no_mount
+    if not (options.job_env or "SLURM_JOB_ID" in environ or "PMIX_SERVER_TMPDIR" in environ):
         return []
-    return [] if _is_covered(path, binds) else [Bind(path, path, optional=True)]
+    from hpcc.runtime.job import job_devices, job_directories
+
+    found: list[Bind] = []
+    for path in job_directories(environ, caller.cwd, contain=contain):
+        if path in ("/tmp", "/var/tmp", home, *_SYSTEM_DIRECTORIES, *left_out):
+            continue
+        if not _is_covered(path, [*binds, *found]):
+            found.append(Bind(path, path, optional=True))
+    if contain:
+        found += (bind for bind in job_devices() if bind.target not in left_out and "dev" not in left_out)
+    return found
 
 
 def _devices(binds: tuple[Bind, ...], contain: bool) -> tuple[Bind, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hpcc.registry.fake import FakeRegistry
+from hpcc.registry.fake import FakeRegistry, Faults
 from tests.e2e.test_pull import CONFIG, LAYERS, NAME
 from tests.support.installation import Installation
 from tests.support.people import Person
@@ -107,7 +107,7 @@ def test_errors(script: Script) -> None:
     assert done.stdout.splitlines() == [
         "InvalidReference True 255",
         "ImageNotFound True 255",
-        "UsageError True 255",
+        "Unknown True 255",
         "ImageNotFound True 255",
         "UsageError",
         "255",
@@ -125,6 +125,67 @@ def test_what_an_image_says(script: Script) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("True True True <hpcc.Image ") and lines[1:] == ["True b'says hi\\n'", "True"]
+
+
+def test_resolve_and_place(script: Script) -> None:
+    """A digest without the image, by one HEAD. A link to the cached image, by a link to it as well, or a copy."""
+    before = script.registry.counts["manifest_get"]
+    done = script("""
+        import os
+        named = hpcc.resolve(uri)
+        print(named.startswith(uri + "@sha256:"), hpcc.resolve(named) == named)
+        hpcc.place(uri, "link.sif")
+        hpcc.place(named, "link.sif")
+        hpcc.place("link.sif", "again.sif")
+        hpcc.place(uri, "copy2.sif", link=False)
+        print([os.path.islink(name) for name in ("link.sif", "again.sif", "copy2.sif")])
+        settings = hpcc.Settings.from_environ()
+        print(os.readlink("link.sif") == image.path, hpcc.open_image("copy2.sif", settings).reference)
+        open("other.sif", "w").write("mine")
+        for bad in (lambda: hpcc.place(uri, "other.sif"), lambda: hpcc.place(uri, "no/such/dir.sif"),
+                    lambda: hpcc.resolve("here.sif"), lambda: hpcc.resolve(uri + "-not-there")):
+            try:
+                bad()
+            except hpcc.HpccError as error:
+                print(type(error).__name__)
+        print(open("other.sif").read(), os.path.exists("no"))
+        hpcc.place(uri, "other.sif", replace=True)
+        print(os.path.islink("other.sif"))
+    """)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "True True" and lines[1] == "[True, True, False]", done.stdout
+    assert lines[2].startswith("True ") and "@sha256:" in lines[2]
+    assert lines[3:] == ["UsageError", "CacheError", "UsageError", "ImageNotFound", "mine False", "True"]
+    assert script.registry.counts["manifest_get"] - before <= 2
+
+
+def test_resolve_without_a_registry(script: Script) -> None:
+    """What the caches know, however old, with a warning; else the registry's error."""
+    code = """
+        class Told(hpcc.Progress):
+            def warning(self, text):
+                print(text)
+        told = Told()
+        print(hpcc.resolve(uri, progress=told) == named)
+        try:
+            hpcc.resolve(uri.replace("1.4", "1.5"))
+        except hpcc.HpccError as error:
+            print(type(error).__name__)
+    """
+    done = script("print(hpcc.resolve(uri))")
+    named = done.stdout.strip()
+    assert done.returncode == 0 and "@sha256:" in named, done.stderr
+    gone = script.registry.host
+    head = f"import hpcc\nnamed = {named!r}\nuri = named.partition('@')[0]\n" + textwrap.dedent(code)
+    script.registry.faults = Faults(unavailable=-1)
+    try:
+        argv = [script.installed.python, "-c", head]
+        done = script.person.run(argv, env={"HPCC_INSECURE": gone, "HPCC_TTL": "0"})
+    finally:
+        script.registry.faults = Faults()
+    lines = done.stdout.splitlines()
+    assert lines[1:] == ["True", "RegistryUnavailable"] and "Using what the cache knows" in lines[0], done
 
 
 def test_import_costs_nothing(plain_user: Person, installed: Installation) -> None:

@@ -31,21 +31,27 @@ class Installation:
         self.hpcc, self.python = self.bin / "hpcc", self.bin / "python"
 
 
-def install(extras: tuple[str, ...] = ()) -> Installation:
+def install(extras: tuple[str, ...] = (), pins: str | None = None) -> Installation:
     """Build a wheel of the tree and install it, with the versions of constraints.txt; the one that is there, if any.
 
+    pins: what tests/support/pins/PINS.txt lists is installed too, and its versions go before those of constraints.txt.
     Concurrent calls wait for each other. RuntimeError with pip's words where pip fails.
     """
-    return Installation(_made(_tree_hash(extras), lambda home: _build(home, extras)))
+    own = _pins(pins) if pins else None
+    return Installation(_made(_tree_hash(extras, own), lambda home: _build(home, extras, own)))
 
 
 def install_tool(name: str) -> Path:
     """Install what tests/support/pins/NAME.txt lists, from PyPI; the directory of its programs. As `install` else."""
-    pins = ROOT / "tests/support/pins" / f"{name}.txt"
+    pins = _pins(name)
     seen = hashlib.sha256(repr((sys.version, sys.base_prefix)).encode())
     for path in (pins, ROOT / "constraints.txt"):
         seen.update(path.read_bytes())
     return _made(f"{name}-{seen.hexdigest()[:16]}", lambda home: _build_tool(home, pins)) / "bin"
+
+
+def _pins(name: str) -> Path:
+    return ROOT / "tests/support/pins" / f"{name}.txt"
 
 
 def _made(name: str, build: Callable[[Path], None]) -> Path:
@@ -64,9 +70,9 @@ def _made(name: str, build: Callable[[Path], None]) -> Path:
     return home / "venv"
 
 
-def _tree_hash(extras: tuple[str, ...]) -> str:
+def _tree_hash(extras: tuple[str, ...], pins: Path | None) -> str:
     seen = hashlib.sha256(repr((extras, sys.version, sys.base_prefix)).encode())
-    for path in _sources():
+    for path in (*_sources(), *([pins] if pins else [])):
         data = path.read_bytes()
         seen.update(f"{path.relative_to(ROOT)} {path.stat().st_mode & 0o111} {len(data)}\n".encode())
         seen.update(data)
@@ -79,23 +85,30 @@ def _sources() -> Iterator[Path]:
         yield from sorted(p for p in (ROOT / name).rglob("*") if p.is_file() and "__pycache__" not in p.parts)
 
 
-def _build(home: Path, extras: tuple[str, ...]) -> None:
-    wheels, constraints = home / "wheels", ROOT / "constraints.txt"
+def _build(home: Path, extras: tuple[str, ...], own: Path | None) -> None:
+    wheels, constraints = home / "wheels", _constraints(home, own) if own else ROOT / "constraints.txt"
     python = _make_venv(home)
     pins = ("-c", str(constraints), "--build-constraint", str(constraints))
     _call(*_PIP, "wheel", "--quiet", "--no-deps", *pins, "--wheel-dir", str(wheels), str(ROOT))
     (wheel,) = wheels.glob("hpcc-*.whl")
     wanted = f"{wheel}[{','.join(extras)}]" if extras else str(wheel)
-    _call(*_PIP, "--python", python, "install", "--quiet", *pins, wanted)
+    _call(*_PIP, "--python", python, "install", "--quiet", *pins, wanted, *(["-r", str(own)] if own else []))
     shutil.rmtree(wheels)
 
 
 def _build_tool(home: Path, pins: Path) -> None:
+    constraints = _constraints(home, pins)
+    python = _make_venv(home)
+    _call(*_PIP, "--python", python, "install", "--quiet", "-c", str(constraints), "-r", str(pins))
+
+
+def _constraints(home: Path, pins: Path) -> Path:
+    """constraints.txt without what the pins have, in a file of its own."""
     own = {_pinned(line) for line in pins.read_text().splitlines()}
     others = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if _pinned(line) not in own]
-    (home / "constraints.txt").write_text("\n".join(others))
-    python = _make_venv(home)
-    _call(*_PIP, "--python", python, "install", "--quiet", "-c", str(home / "constraints.txt"), "-r", str(pins))
+    path = home / "constraints.txt"
+    path.write_text("\n".join(others))
+    return path
 
 
 def _pinned(line: str) -> str:

@@ -5,6 +5,7 @@ import pytest
 from hpcc.errors import UsageError
 from hpcc.runtime.binds import Bind, parse_bind, split_binds
 from hpcc.runtime.environment import RunConfig
+from hpcc.runtime.job import FABRICS
 from hpcc.runtime.spec import Caller, Container, Options, container_spec
 
 CALLER = Caller(1000, 100, "alice", "/home/alice", "/home/alice/work", 0o027, {"PATH": "/usr/bin"})
@@ -138,3 +139,31 @@ def test_workdir_of_the_image_under_compat_alone() -> None:
     assert spec(config=config, compat=True, pwd="/etc").cwd == ("/etc",)
     assert "/srv/app" not in spec(config=config).cwd + spec(config=config, containall=True).cwd
     assert "relative" not in spec(config=RunConfig(directory="relative"), compat=True).cwd
+
+
+JOB = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": "/data/run", "TMPDIR": "/local/7", "PMIX_SERVER_TMPDIR": "/spool/pmix.7"}
+
+
+def test_a_job_has_its_directories() -> None:
+    """By default those that its variables lead to; with --contain none, unless --job-env asks, and then all."""
+    caller = CALLER._replace(environ=JOB, cwd="/data/run/sub")
+    default = targets(spec(caller=caller))
+    assert {"/local/7", "/spool/pmix.7"} < set(default) and "/data/run" not in default and "/dev/shm" not in default
+    assert not {"/local/7", "/spool/pmix.7", "/data/run/sub"} & set(targets(spec(caller=caller, contain=True)))
+    for mode in ("contain", "containall", "compat"):
+        found = spec(caller=caller, job_env=True, **{mode: True})
+        wanted = {"/local/7", "/spool/pmix.7", "/data/run", "/data/run/sub", "/dev/shm", "/dev/infiniband", "/dev/cxi0"}
+        assert wanted < set(targets(found))
+        assert {bind.target for bind in found.binds if bind.device} == {*FABRICS}
+        assert all(bind.optional for bind in found.binds if bind.target in (*wanted, *FABRICS))
+    assert "/local/7" not in targets(spec(caller=CALLER._replace(environ={"TMPDIR": "/local/7"})))
+
+
+def test_a_job_in_the_home_directory() -> None:
+    """--contain means an empty one, also for a job that was submitted there; below it a job's directory is there."""
+    for cwd, there in (("/home/alice", False), ("/home/alice/work", True), ("/", False)):
+        caller = CALLER._replace(environ={**JOB, "SLURM_SUBMIT_DIR": cwd, "TMPDIR": "/tmp"}, cwd=cwd)
+        found = spec(caller=caller, job_env=True, contain=True)
+        assert [cwd in targets(found), "/tmp" in targets(found)] == [there, False]
+        assert found.cwd[0] == (cwd if there else "/home/alice")
+    assert "/dev/shm" not in targets(spec(caller=caller, job_env=True, contain=True, no_mount=("/dev/shm",)))
