@@ -141,7 +141,12 @@ def test_workdir_of_the_image_under_compat_alone() -> None:
     assert "relative" not in spec(config=RunConfig(directory="relative"), compat=True).cwd
 
 
-JOB = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": "/data/run", "TMPDIR": "/local/7", "PMIX_SERVER_TMPDIR": "/spool/pmix.7"}
+JOB = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_SUBMIT_DIR": "/data/run",
+    "TMPDIR": "/local/7",
+    "PMIX_SERVER_TMPDIR": "/spool/pmix.7",
+}
 
 
 def test_a_job_has_its_directories() -> None:
