@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from hpcc.cli.arguments import Command, Option, parse, usage_error
+from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, parsed, source_settings
 from hpcc.cli.terminal import terminal
 from hpcc.errors import CacheError, Unknown, UsageError
@@ -17,12 +17,14 @@ COMMAND = Command(
         Option(("--format",), "sif (default), or oci: a directory with the image as the registry has it", "FORMAT"),
         Option(("--compression",), "of the SIF: gzip (default), gzip:1-12, zstd[:1-22], lz4 or xz", "NAME[:LEVEL]"),
         Option(("--name",), "as workflow engines call it: NAME is a link to the image in the cache", "NAME"),
+        Option(("--on",), "pull and convert in a job, not on this node: slurm:PARTITION", "NAME:PLACE"),
         Option(("--dir",), "the directory for the file; default: $APPTAINER_PULLDIR, else this one", "DIR"),
         *SOURCE_OPTIONS,
     ),
     "hpcc pull docker://debian:12            # writes debian_12.sif\n"
     "hpcc pull --force tools.sif docker://quay.io/lab/tools:1.4\n"
     "hpcc pull --name tools.sif docker://quay.io/lab/tools:1.4    # takes no room\n"
+    "hpcc pull --on slurm:short tools.sif docker://quay.io/lab/tools:1.4\n"
     "hpcc pull --compression zstd:9 docker://debian:12   # for slow storage\n"
     "hpcc pull --format oci debian docker://debian:12",
 )
@@ -44,6 +46,8 @@ def main(name: str, argv: list[str]) -> int:
     as_layout = arguments.format == "oci"
     if arguments.format not in (None, "sif", "oci"):
         raise UsageError(f"--format {arguments.format!r}: there is no such format", hint="One of sif, oci.")
+    if arguments.on:
+        return _elsewhere(arguments, argv)
     load_site_packages()
     from hpcc.copy import copy_image
     from hpcc.lookup import Wanted, find_cached
@@ -84,6 +88,20 @@ def main(name: str, argv: list[str]) -> int:
         else:
             copy_image(image, target, replace=arguments.force)
     return 0
+
+
+def _elsewhere(arguments: Arguments, argv: list[str]) -> int:
+    """The same command in a job; UsageError for what a job cannot do."""
+    if arguments.docker_login:
+        raise UsageError(
+            "--docker-login asks at a terminal, which a job has not", hint="`hpcc registry login` before that."
+        )
+    from hpcc.cli.executors import run_on
+
+    words = list(argv)
+    while (at := next((i for i, word in enumerate(words) if word.partition("=")[0] == "--on"), -1)) >= 0:
+        del words[at : at + (1 if "=" in words[at] else 2)]
+    return run_on(arguments.on, ["pull", *words])
 
 
 def _directory(environ: Mapping[str, str]) -> str:

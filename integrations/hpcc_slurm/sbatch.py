@@ -25,13 +25,13 @@ from hpcc_slurm.script import Decided, interpreter, own_words, slurm_values, wit
 from hpcc_slurm.words import DRY_RUN, IMAGE, PULL_ON, Line, job_words, own_options, take_apart
 
 COMMAND = Command(
-    "slurm sbatch --image IMAGE [OPTIONS] [SBATCH-OPTIONS] SCRIPT [ARG…] | --wrap COMMAND",
-    "Submit a batch script that runs in an image, which is pulled first. Options of one letter, and --quiet, --verbose "
-    "and --network, are sbatch's. The script may say the same in lines such as `#HPCC image=docker://debian:12 compat "
+    "slurm sbatch --image IMAGE [OPTIONS] SCRIPT [ARG…] | --wrap COMMAND",
+    "Submit a batch script that runs in an image, which is pulled first. All options of sbatch go; those of one "
+    "letter, and --quiet, --verbose and --network, are sbatch's. The script may say the same in lines such as `#HPCC image=docker://debian:12 compat "
     "bind=/data`. Job variables, the job's directories and the GPUs that it was given are there in any case.",
     own_options(IMAGE, PULL_ON, DRY_RUN),
     "hpcc slurm sbatch --image docker://python:3.12 --compat -c 4 train.sh\n"
-    "hpcc slurm sbatch --image tools.sif --array 0-9 --wrap 'tool $SLURM_ARRAY_TASK_ID'",
+    "hpcc slurm sbatch --image x.sif -a 0-9 --wrap 'tool $SLURM_ARRAY_TASK_ID'",
 )
 
 

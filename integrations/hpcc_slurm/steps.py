@@ -21,18 +21,18 @@ from hpcc_slurm.words import DRY_RUN, IMAGE, Line, job_words, own_options, take_
 
 IMAGE_VARIABLE, OPTIONS_VARIABLE = "HPCC_SLURM_IMAGE", "HPCC_SLURM_OPTIONS"
 _USAGE = (
-    "The image is pulled first. Options of one letter, and --quiet, --verbose and --network, are Slurm's. Job "
+    "The image is pulled first. All options of Slurm's go; those of one letter, and --quiet, --verbose and --network, are Slurm's. Job "
     "variables, the job's directories and the GPUs that a task was given are there in any case."
 )
 COMMANDS = {
     "srun": Command(
-        "slurm srun --image IMAGE [OPTIONS] [SRUN-OPTIONS] COMMAND [ARG…]",
+        "slurm srun --image IMAGE [OPTIONS] COMMAND [ARG…]",
         f"Run a command in an image, once for each task. {_USAGE}",
         own_options(IMAGE, DRY_RUN),
         "hpcc slurm srun --image docker://debian:12 -N 2 --mpi pmi2 /data/ring",
     ),
     "salloc": Command(
-        "slurm salloc --image IMAGE [OPTIONS] [SALLOC-OPTIONS] [COMMAND [ARG…]]",
+        "slurm salloc --image IMAGE [OPTIONS] [COMMAND [ARG…]]",
         f"Get nodes, and run a command or a shell as salloc does; `hpcc slurm srun` there has the image. {_USAGE}",
         own_options(IMAGE, DRY_RUN),
         "hpcc slurm salloc --image docker://debian:12 --compat -N 2",

@@ -21,6 +21,7 @@ needed=(
   iproute2          # ip: an address in a network namespace of a test's own
   libc6-dev         # headers for the above
   lmod              # modulefiles in Lua; brings Tcl
+  libmpich-dev      # mpicc, for an MPI program in an image; its libraries
   libpmix-dev       # libpmix.so, which Slurm's PMIx plugin opens by that name; without it a step with PMIx hangs
   moosefs-chunkserver  # a distributed filesystem, mounted twice: two nodes that share a cache
   moosefs-client    # its mounts
