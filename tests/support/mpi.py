@@ -1,7 +1,7 @@
 """An image with an MPI program, from this machine's own MPICH: what workflows/slurm/mpi/Dockerfile makes, offline.
 
-    bash and coreutils of the demo's base layer
-    /usr/local/bin/ring, the shared libraries that it needs, and those that they open by name
+bash and coreutils of the demo's base layer
+/usr/local/bin/ring, the shared libraries that it needs, and those that they open by name
 """
 
 import re
