@@ -34,8 +34,8 @@ _COMMANDS = {
         "slurm task-prolog [OPTIONS]",
         "Print a TaskProlog: it tells tasks where their node directory is, and that images are staged.",
         (_DIRECTORY, Option(("--stage",), "shared, node or auto, for all", "WHEN"), _PRINT),
-        "hpcc slurm task-prolog --node-dir /scratch/hpcc-%U --stage auto > /etc/slurm/hpcc-task-prolog\n"
-        "# slurm.conf: TaskProlog=/etc/slurm/hpcc-task-prolog",
+        "hpcc slurm task-prolog --node-dir /scratch/hpcc-%U > /etc/slurm/task-prolog\n"
+        "# slurm.conf: TaskProlog=/etc/slurm/task-prolog",
     ),
     "epilog": Command(
         "slurm epilog [OPTIONS]",
