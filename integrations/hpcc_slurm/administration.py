@@ -9,6 +9,7 @@ COMMANDS = (
     ("oci-run", "oci_run", "what that file calls"),
     ("prestage", "prestage", "copy an image to nodes before the jobs come"),
     ("stage-here", "stage_here", "what that runs on each node"),
+    ("node-facts", "node_facts", "what a job finds on a node, for `hpcc doctor --slurm`"),
     ("prolog", "scripts:prolog", "print a Prolog for slurm.conf"),
     ("task-prolog", "scripts:task_prolog", "print a TaskProlog"),
     ("epilog", "scripts:epilog", "print an Epilog"),

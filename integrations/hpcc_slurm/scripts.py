@@ -27,8 +27,7 @@ _COMMANDS = {
         "slurm prolog [OPTIONS]",
         "Print a Prolog: it makes the user's node directory, so that nobody else can before.",
         (_DIRECTORY, _PRINT),
-        "hpcc slurm prolog > /etc/slurm/hpcc-prolog && chmod 755 /etc/slurm/hpcc-prolog\n"
-        "# slurm.conf: Prolog=/etc/slurm/hpcc-prolog",
+        "hpcc slurm prolog > /etc/slurm/hpcc-prolog\n# slurm.conf: Prolog=/etc/slurm/hpcc-prolog",
     ),
     "task-prolog": Command(
         "slurm task-prolog [OPTIONS]",
@@ -42,8 +41,7 @@ _COMMANDS = {
         "Print an Epilog: it removes the node directories of users who have neither jobs nor processes on the node, "
         "and have not used theirs for some time.",
         (_DIRECTORY, UNUSED, _PRINT),
-        "hpcc slurm epilog --unused 24 > /etc/slurm/hpcc-epilog && chmod 755 /etc/slurm/hpcc-epilog\n"
-        "# slurm.conf: Epilog=/etc/slurm/hpcc-epilog",
+        "hpcc slurm epilog --unused 24 > /etc/slurm/hpcc-epilog\n# slurm.conf: Epilog=/etc/slurm/hpcc-epilog",
     ),
 }
 _PROLOG = """\
