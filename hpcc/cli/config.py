@@ -6,6 +6,7 @@ from typing import Any
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.errors import UsageError
 from hpcc.settings import KEYS, Settings
+from hpcc.siteprofiles import Profile
 
 COMMAND = Command(
     "config [--json] [NAME]",
@@ -38,12 +39,16 @@ def main(name: str, argv: list[str]) -> int:
 def _plain(key: str, settings: Settings) -> Any:
     """A setting as JSON has it; mirrors as the object that they are in config.toml."""
     value = getattr(settings, key)
+    if key == "mpi_profiles":
+        return {profile.name: profile.as_table() for profile in value}
     return dict(value) if key == "mirrors" else value
 
 
 def _show(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple) and any(isinstance(entry, Profile) for entry in value):
+        return ", ".join(f"{profile.name} = {json.dumps(profile.as_table())}" for profile in value)
     if value and isinstance(value, tuple) and isinstance(value[0], tuple):  # mirrors, as HPCC_MIRRORS has them
         return ",".join(f"{prefix}={mirror}" for prefix, mirrors in value for mirror in mirrors or ("",))
     if isinstance(value, tuple):

@@ -54,6 +54,7 @@ _OPTIONS = (
     Option(("--nv",), "NVIDIA's GPUs, libraries and programs of this host"),
     Option(("--rocm",), "the same of AMD's ROCm"),
     Option(("--device",), "a device of a CDI specification; several by commas", "VENDOR/CLASS=NAME", many=True),
+    Option(("--mpi",), "the host's MPI and fabric libraries in front of the image's: a profile of the site", "PROFILE"),
     Option(("--nvccli",), "the same as --nv, which uses nvidia-container-cli where no CDI is"),
     Option(("--no-eval",), "accepted for Apptainer's sake: hpcc never evaluates arguments in a shell"),
     Option(("--stage",), "run from a copy on this node: node, auto (of what nodes share), shared (default)", "WHEN"),
@@ -92,7 +93,7 @@ _PREFIXES = ("HPCC_", "APPTAINER_", "SINGULARITY_")
 _VARIABLES = {
     **{name.upper(): name for name in (
         "add_caps", "cleanenv", "compat", "contain", "containall", "drop_caps", "env_file", "fakeroot", "home",
-        "hostname", "job_env", "keep_privs", "mount", "network", "no_home", "no_init", "no_mount", "no_privs",
+        "hostname", "job_env", "keep_privs", "mount", "mpi", "network", "no_home", "no_init", "no_mount", "no_privs",
         "no_umask", "overlay", "scratch", "userns", "workdir", "writable", "writable_tmpfs",
     )},
     "CWD": "pwd", "OVERLAYIMAGE": "overlay", "SCRATCHDIR": "scratch", "TARGET_PWD": "pwd",
@@ -212,7 +213,17 @@ def show_plan(ops: tuple[Op, ...]) -> None:
 
 
 def _devices(arguments: Arguments, settings: Settings) -> Devices:
-    """What --nv, --rocm and --device mean on this host. Warns."""
+    """What --nv, --rocm, --device and --mpi mean on this host. Warns."""
+    gpus = _gpus(arguments, settings)
+    if not arguments.mpi:
+        return gpus
+    from hpcc.runtime.mpi import find_mpi
+
+    mpi = find_mpi(arguments.mpi, settings)
+    return Devices((*gpus.binds, *mpi.binds), (*gpus.env, *mpi.env))
+
+
+def _gpus(arguments: Arguments, settings: Settings) -> Devices:
     nv = bool(arguments.nv or arguments.nvccli) or _by_setting("nv", settings)
     rocm = bool(arguments.rocm) or _by_setting("rocm", settings)
     wanted = [name for item in arguments.device for name in item.split(",") if name]

@@ -12,8 +12,8 @@ from hpcc.settings import Settings
 
 _DECIDED = (
     "backend", "bind", "compat", "contain", "containall", "device", "fakeroot", "home", "hostname", "ipc", "mount",
-    "net", "network", "no_home", "no_mount", "nv", "nvccli", "overlay", "pid", "rocm", "scratch", "userns", "uts",
-    "workdir", "writable", "writable_tmpfs",
+    "mpi", "net", "network", "no_home", "no_mount", "nv", "nvccli", "overlay", "pid", "rocm", "scratch", "userns",
+    "uts", "workdir", "writable", "writable_tmpfs",
 )  # fmt: skip
 
 
