@@ -1,13 +1,17 @@
 """--mpi PROFILE: libraries of the host, made up, in front of an image's own; the loader itself says which it takes."""
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.test_run import Hpcc, hpcc, image  # noqa: F401
-from tests.support.images import Images
+from tests.support.images import IMAGE_PATH, Images, _file, build_sif, layer
+from tests.support.mpi import SOURCE
 from tests.support.real import need
+from tests.support.slurm import SlurmCluster
 
 
 @pytest.fixture
@@ -70,3 +74,31 @@ def test_doctor(hpcc: Hpcc, library: Path) -> None:  # noqa: F811
     assert "--mpi fake" in done.stdout and "libfake.so.1" in done.stdout and "/no/such/lib.so" in done.stdout
     assert "fake = {" in hpcc("config", "mpi_profiles").stdout
     assert '"set": {' in hpcc("config", "--json").stdout
+
+
+@pytest.mark.root
+def test_ranks_by_the_hosts_mpich(slurm: SlurmCluster, hpcc: Hpcc, open_dir: Path) -> None:  # noqa: F811
+    """A program in an image that has no MPI at all: what it needs is what the profile brings."""
+    from hpcc.cli.demo_image import build_demo_layers
+
+    program = open_dir / "ring"
+    subprocess.run([need("mpicc.mpich"), "-o", program, SOURCE], check=True)
+    needed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    system = ("libc.so", "libm.so", "ld-linux", "libpthread.so", "libdl.so", "librt.so")
+    paths = [path for path in re.findall(r"=> (/\S+)", needed) if not os.path.basename(path).startswith(system)]
+    libm = re.findall(r"=> (/\S+/libm\.so\S*)", needed)
+    assert any("libmpich" in path for path in paths), needed
+    members = {"usr/local/bin/ring": _file(program.read_bytes(), 0o755)}
+    sif = build_sif(
+        open_dir / "ring.sif", [build_demo_layers().layers[0], layer(members)], {"Env": [f"PATH={IMAGE_PATH}"]}
+    )
+    config = hpcc.person.home / ".config/hpcc"
+    config.mkdir(parents=True)
+    (config / "config.toml").write_text(f"[mpi_profiles.mpich]\nlibraries = {[*paths, *libm]}\n")
+    argv = ["srun", "--mpi=pmi2", "-n2", hpcc.installed.hpcc, "exec", "--job-env", "--contain"]
+    alone = slurm.run([*argv, sif, "ring"], hpcc.person)
+    assert alone.returncode != 0 and "libmpich" in alone.stderr, alone.stderr
+    done = slurm.run([*argv, "--mpi", "mpich", sif, "ring", "3"], hpcc.person)
+    assert done.returncode == 0, done.stderr + slurm.logs()
+    assert sorted(done.stdout.splitlines())[:2] == ["hello from rank 0 of 2", "hello from rank 1 of 2"]
+    assert "the token is 3 after 3 rounds" in done.stdout

@@ -49,7 +49,8 @@ set = {{MPICH_X = "1"}}
     targets = {bind.target: bind.source for bind in found.binds if bind.target.startswith(PLACE)}
     assert targets == {
         f"{PLACE}/libmpi.so": f"{host}/mpi/libmpi.so.12", f"{PLACE}/libmpi.so.12": f"{host}/mpi/libmpi.so.12",
-        f"{PLACE}/libfabric.so.1": f"{host}/fabric/libfabric.so.1", f"{PLACE}/libcxi.so.1": f"{host}/fabric/libcxi.so.1",
+        f"{PLACE}/libfabric.so.1": f"{host}/fabric/libfabric.so.1",
+        f"{PLACE}/libcxi.so.1": f"{host}/fabric/libcxi.so.1",
     }  # fmt: skip
     others = [bind for bind in found.binds if not bind.target.startswith(PLACE)]
     assert [(bind.source, bind.target, bind.readonly, bind.device) for bind in others] == [
