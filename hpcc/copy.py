@@ -14,6 +14,7 @@ from typing import BinaryIO
 from hpcc.convert import copy_range
 from hpcc.errors import CacheError, HpccError, InvalidImage, LockTimeout, UsageError, place_hint
 from hpcc.local import Image
+from hpcc.runtime.images import lock
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)  # what filesystems without symbolic links say
@@ -103,6 +104,10 @@ def changed_file(path: str) -> Iterator[BinaryIO]:
     path = os.path.realpath(path)
     source = _open_alone(path)
     try:
+        if _is_written(source):
+            raise LockTimeout(
+                f"a run writes to {path}, and what it writes would be lost", hint="Try again when it has ended."
+            )
         status = os.fstat(source)
         if not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
             raise CacheError(
@@ -146,6 +151,14 @@ def _open_alone(path: str) -> int:
             raise
         os.close(fd)  # another's, or not what stands under the name any more
     raise LockTimeout(f"somebody else is changing {path}", hint="Try again later.")
+
+
+def _is_written(fd: int) -> bool:
+    """Whether a run with --writable has it, as far as locks tell. Until it is closed no other can."""
+    try:
+        return not lock(fd, 0, 0, writes=False)
+    except OSError:
+        return False
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

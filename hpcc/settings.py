@@ -6,7 +6,8 @@
       over the default
 
 A key in the site file's [locked] table is final: an environment variable or user file that sets it is ignored,
-and `hpcc config` says so. Both files hold `key = value` with the names of `KEYS`.
+and `hpcc config` says so. Both files hold `key = value` with the names of `KEYS`. What all of them say of bind_paths
+adds up, the site's first.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hpcc.siteprofiles import Profile
+    from hpcc.siterules import BindRule
+
 
 SITE_FILE = "/etc/hpcc/config.toml"
 LOCKED = ", locked"  # behind the origin of a setting
@@ -43,6 +46,17 @@ def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
         raise ValueError("a list of strings")
     return tuple(item.strip() for item in items if item.strip())
+
+
+def _bind_paths(value: Any) -> tuple[str | BindRule, ...]:
+    """Strings, and in a file tables too (siterules.py)."""
+    if not isinstance(value, list) or not any(isinstance(item, dict) for item in value):
+        return _texts(value)
+    from hpcc.siterules import parse_rule
+
+    return tuple(
+        entry for item in value for entry in ([parse_rule(item)] if isinstance(item, dict) else _texts([item]))
+    )
 
 
 def _mirrors(value: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -149,6 +163,7 @@ class Key(NamedTuple):
     parse: Callable[[Any], Any]
     variables: tuple[str, ...]  # beside HPCC_<NAME>, which comes first
     help: str
+    adds: bool = False  # what the site, the user and the environment say counts together
 
 
 KEYS: Mapping[str, Key] = {
@@ -196,7 +211,10 @@ KEYS: Mapping[str, Key] = {
     "gc_grace": Key(_days, (), "days for which hpcc cache gc spares what was used, and keeps what it took away"),
     "scratch_dirs": Key(_texts, (), "variables that name roomier places than the home directory, by commas"),
     "bind_paths": Key(
-        _texts, ("APPTAINER_BIND", "SINGULARITY_BIND"), "host paths bound into each container, by commas"
+        _bind_paths,
+        ("APPTAINER_BIND", "SINGULARITY_BIND"),
+        "host paths bound into each container, by commas; in a file also with conditions, see the how-to",
+        adds=True,
     ),
     "nv": Key(
         _flag_or_auto,
@@ -217,7 +235,7 @@ KEYS: Mapping[str, Key] = {
         _choice("auto", "kernel", "fuse", "squashfuse", "unpacked"), (), "how images are mounted; see hpcc doctor"
     ),
     "writable": Key(
-        _choice("auto", "overlay", "fuse-overlayfs", "nested", "unpacked"),
+        _choice("auto", "overlay", "fuse-overlayfs", "nested", "unpacked", "copy"),
         (),
         "how --writable-tmpfs is made; see hpcc doctor",
     ),
@@ -232,7 +250,7 @@ KEYS: Mapping[str, Key] = {
     "signed": Key(_texts, (), "images that must be signed by one of signature_keys, as quay.io/site/* or docker.io"),
     "signature_keys": Key(_paths, (), "public keys (PEM), as cosign.pub; by colons, or a list in a file"),
     "mpi_profiles": Key(
-        _mpi_profiles, (), "the host's MPI and fabric libraries, as --mpi brings them; tables in a file"
+        _mpi_profiles, (), "the host's MPI and fabric libraries, as --mpi brings them; tables in a file", adds=True
     ),
     "audit": Key(_flag, (), "a line in the system's log (authpriv) for each container that starts"),
     "max_layer": Key(
@@ -272,7 +290,7 @@ class Settings:
     gc_size: int
     gc_grace: float
     scratch_dirs: tuple[str, ...]
-    bind_paths: tuple[str, ...]
+    bind_paths: tuple[str | BindRule, ...]
     nv: bool | str  # or auto
     rocm: bool | str
     cdi_dirs: tuple[str, ...]
@@ -335,17 +353,28 @@ class Settings:
         origins: dict[str, str] = {}
         for name, key in KEYS.items():
             if name in locked:
-                values[name], origins[name] = _parse(key, locked[name], site_file), site_file + LOCKED
+                values[name], origins[name] = _parse(key, locked[name], f"{site_file}, {name}"), site_file + LOCKED
                 continue
             variable = _variable(environ, name, key)
-            if variable is not None:
+            if key.adds:
+                given = [(site_file, site[name])] if name in site else []
+                given += [(user_file, user[name])] if name in user else []
+                given += [(variable, environ[variable])] if variable is not None else []
+                if given:
+                    parts = [
+                        _parse(key, value, origin if origin == variable else f"{origin}, {name}")
+                        for origin, value in given
+                    ]
+                    values[name] = tuple(entry for part in parts for entry in part)
+                    origins[name] = " and ".join(origin for origin, _ in given)
+            elif variable is not None:
                 values[name], origins[name] = _parse(key, environ[variable], variable), variable
             elif name == "cache_dir" and (parent := _first(environ, ("APPTAINER_CACHEDIR", "SINGULARITY_CACHEDIR"))):
                 values[name], origins[name] = os.path.join(_path(environ[parent]), "hpcc"), parent
             elif name in user:
-                values[name], origins[name] = _parse(key, user[name], user_file), user_file
+                values[name], origins[name] = _parse(key, user[name], f"{user_file}, {name}"), user_file
             elif name in site:
-                values[name], origins[name] = _parse(key, site[name], site_file), site_file
+                values[name], origins[name] = _parse(key, site[name], f"{site_file}, {name}"), site_file
         for name, value in _defaults(environ, home, values).items():
             if name not in values:
                 values[name], origins[name] = value, "default"

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))  # for `tests.support`, whichever way pytest was started
+for _path in (str(ROOT / "integrations"), str(ROOT)):
+    if _path not in sys.path:
+        sys.path.insert(0, _path)  # for `tests.support` and the integrations, whichever way pytest was started
 
 from tests.support import installation, peers, people, sharedfs, slurm  # noqa: E402
 from tests.support.docker_registry import DockerRegistry  # noqa: E402

@@ -25,6 +25,7 @@ COMMANDS = {
     "instance": ("instance", "containers that stay in the background, by name"),
     "limits": ("limits", "how many pulls registries still allow, at no cost"),
     "lock": ("lock", "pin tags to digests, in hpcc.lock"),
+    "overlay": ("overlay", "make an ext3 image to be an overlay of containers"),
     "pull": ("pull", "fetch an image from a registry into a SIF file"),
     "registry": ("registry", "log in to registries, log out, and list the logins"),
     "remote": ("registry", "the same as registry"),

@@ -11,6 +11,8 @@ from hpcc.cli.source import SOURCE_OPTIONS
 from hpcc.errors import RuntimeUnavailable, UsageError
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime.environment import is_of_job
+from hpcc.runtime.sitebinds import site_binds
+from hpcc.siterules import matches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,9 +36,10 @@ def hand_over(
         raise UsageError("--disable-cache and --backend apptainer exclude each other", hint="Pull the image first.")
     if not (arguments.quiet or arguments.silent):
         say("INFO", f"{program} runs {image}")
-    argv = command_line(program, name, command, arguments, image, rest, settings.bind_paths)
+    site = site_binds(settings)
+    argv = command_line(program, name, command, arguments, image, rest, site.binds)
     environ = environment_behind(settings.environ, program)
-    os.execve(program, argv, variables(environ, job=arguments.job_env))
+    os.execve(program, argv, variables(environ, job=arguments.job_env, passed=site.env))
 
 
 def command_line(
@@ -66,9 +69,12 @@ def command_line(
     return [*argv, image, *rest]
 
 
-def variables(environ: Mapping[str, str], *, job: bool) -> dict[str, str]:
-    """The environment for it: HPCCENV_X as APPTAINERENV_X; with `job` also what is_of_job. Pure."""
+def variables(environ: Mapping[str, str], *, job: bool, passed: Sequence[str] = ()) -> dict[str, str]:
+    """The environment for it: HPCCENV_X as APPTAINERENV_X; what `passed` matches, and with `job` is_of_job. Pure."""
     found = dict(environ)
+    for name, value in environ.items():
+        if any(matches(pattern, name) for pattern in passed):
+            found[f"APPTAINERENV_{name}"] = value
     if job:
         found |= {f"APPTAINERENV_{name}": value for name, value in environ.items() if is_of_job(name)}
     for name, value in environ.items():

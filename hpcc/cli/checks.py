@@ -6,27 +6,16 @@ A check is a function of a place, "" or what --on says, that gives Findings, or 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from textwrap import wrap
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
+from hpcc.cli.doctor_report import MARKS, columns
 from hpcc.errors import UsageError
+from hpcc.runtime.findings import FAILS, GAP, INFO, OK, Finding
 from hpcc.sitepath import load_site_packages
 
 GROUP = "hpcc.checks"
-OK, INFO, GAP, FAILS = "ok", "info", "gap", "fails"
-_MARKS = {OK: "ok", INFO: "", GAP: "--", FAILS: "!!"}
-_WIDTH = 80
 
-
-class Finding(NamedTuple):
-    """One line. `state` is one of the above; `cost` and `remedy` are for a gap, and for what fails."""
-
-    what: str
-    state: str
-    said: str
-    cost: str = ""
-    remedy: str = ""
+__all__ = ["FAILS", "GAP", "INFO", "OK", "Finding", "run_check", "table"]
 
 
 def run_check(name: str, place: str, *, as_json: bool) -> int:
@@ -49,17 +38,12 @@ def run_check(name: str, place: str, *, as_json: bool) -> int:
 def table(rows: Sequence[Finding]) -> Iterator[str]:
     """Lines of 80 columns, but for longer words: what there is, then what is missing, the worst first."""
     for row in rows:
-        yield from _columns(f"{_MARKS[row.state]:<4}{row.what:<21}", row.said)
+        yield from columns(f"{MARKS[row.state]:<4}{row.what:<21}", row.said)
     wrong = [row for row in rows if row.state in (GAP, FAILS)]
     if not wrong:
         yield "\nNothing is missing."
     for row in sorted(wrong, key=lambda row: row.state != FAILS):
         yield ""
-        yield from _columns(f"{_MARKS[row.state]}  ", f"{row.what}: {row.said}")
-        yield from _columns("    costs:  ", row.cost)
-        yield from _columns("    helps:  ", row.remedy)
-
-
-def _columns(left: str, text: str) -> Iterable[str]:
-    first, *rest = wrap(text, _WIDTH - len(left), break_long_words=False, break_on_hyphens=False) or [""]
-    return [(left + first).rstrip(), *(" " * len(left) + line for line in rest)]
+        yield from columns(f"{MARKS[row.state]}  ", f"{row.what}: {row.said}")
+        yield from columns("    costs:  ", row.cost)
+        yield from columns("    helps:  ", row.remedy)

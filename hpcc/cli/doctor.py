@@ -1,11 +1,13 @@
-"""hpcc doctor: can this host run containers, and how."""
+"""hpcc doctor: can this host run containers, and how; what is missing, what that costs, and what helps."""
 
 import json
 import os
+import sys
+import tempfile
 from typing import Any
 
 from hpcc.cli.arguments import Command, Option, parse
-from hpcc.errors import HpccError, RuntimeUnavailable
+from hpcc.errors import CacheError, HpccError, RuntimeUnavailable, place_hint
 from hpcc.runtime.enter import node_directory
 from hpcc.runtime.gpu import survey
 from hpcc.runtime.host import Host, find_programs, probe
@@ -14,11 +16,13 @@ from hpcc.settings import Settings
 from hpcc.sitepath import load_site_packages
 
 COMMAND = Command(
-    "doctor [--json] [--cache [--with COMMAND]]",
-    "Try what hpcc needs on this host, and say what it will use. Exit status 1 when containers cannot run, or when the "
-    "cache cannot be where it is.",
+    "doctor [--json] [--report FILE] [--cache [--with COMMAND]]",
+    "Try what hpcc needs on this host, and say what it will use, what a gap costs, and what an administrator does "
+    "about it. Exit status 1 when containers cannot run, or when the cache cannot be where it is.",
     (
         Option(("-j", "--json"), "as JSON"),
+        Option(("--report",), "write all of it into one file for a ticket, settings too; - is stdout", "FILE"),
+        Option(("--apparmor-profile",), "print the profile that lets hpcc work where AppArmor forbids namespaces"),
         Option(("--cache",), "try the filesystem of the cache instead: rename, link, fsync, locks"),
         Option(("--with",), "with --cache: from another node too; a command that runs one there", "COMMAND"),
         Option(("--answer",), "with --cache: be the other node, for the cache DIR (--with runs this)", "DIR"),
@@ -26,20 +30,8 @@ COMMAND = Command(
         Option(("--on",), "with --slurm: and what a job finds there, by one of one task", "PARTITION"),
         Option(("--mpi",), "MPI and fabrics of this host instead, and what --mpi PROFILE would bring"),
     ),
-    "hpcc doctor\nhpcc doctor --cache --with 'ssh n2'",
+    "hpcc doctor\nhpcc doctor --report ticket.txt\nhpcc doctor --cache --with 'ssh n2'",
 )
-
-_FACTS = {
-    "root": "running as root",
-    "user_namespaces": "user namespaces",
-    "mounts": "mounts in a namespace of our own",
-    "fuse": "FUSE (/dev/fuse) there",
-    "squashfuse": "squashfuse_ll",
-    "squash": "squashfuse can give files to the caller (0.5 or newer)",
-    "overlay": "the kernel's overlay on tmpfs there",
-    "fuse_overlayfs": "fuse-overlayfs",
-    "loop": "the kernel's squashfs through loop devices",
-}
 
 
 def main(name: str, argv: list[str]) -> int:
@@ -54,32 +46,61 @@ def main(name: str, argv: list[str]) -> int:
         from hpcc.cli.doctor_cache import report
 
         return report(arguments)
+    if arguments.apparmor_profile:
+        from hpcc.cli.doctor_report import apparmor_profile
+
+        print(apparmor_profile(sys.executable), end="")
+        return 0
+    from hpcc.cli import doctor_report
+    from hpcc.runtime.findings import findings
+    from hpcc.runtime.surroundings import look_around
+
     settings = Settings.from_environ()
-    node_directory(settings, "stage")
-    host = probe(*find_programs(settings), settings.node_dir)
+    with tempfile.TemporaryDirectory(prefix="hpcc-doctor-") as other:
+        problem, place = "", other
+        try:
+            place = node_directory(settings, "stage")
+        except CacheError as error:
+            problem = error.message
+        host = probe(*find_programs(settings), place)
+        seen = look_around(settings, host, place, problem)
     image = Rootfs("squashfs", "an image", owners=None, trusted=host.root)
     plans = {
         what: _rung(host, image, settings, writable) for what, writable in (("read-only", False), ("writable", True))
     }
-    usable = not isinstance(plans["read-only"], HpccError)
+    usable = not isinstance(plans["read-only"], HpccError) and not problem
     devices = survey(settings)
-    if arguments.json:
-        described = {k: _describe(v) for k, v in plans.items()}
-        print(json.dumps({"facts": host._asdict(), "plans": described, "devices": devices}, indent=1))
-        return 0 if usable else 1
-    for field, text in _FACTS.items():
-        value = getattr(host, field)
-        print(f"  {'yes' if value else 'no':<4}{text}{f' ({value})' if isinstance(value, str) and value else ''}")
-    print()
-    for what, rung in plans.items():
-        print(f"{what + ' root:':<16}{_describe(rung)}")
-    print(f"{'cache:':<16}{settings.cache_dir}, {_room(settings.cache_dir)}")
-    print(f"{'node directory:':<16}{settings.node_dir}, {_room(settings.node_dir)}")
-    for what, text in _device_lines(devices):
-        print(f"{what:<16}{text}")
-    for hint in _hints(host, plans):
-        print(f"\n{hint}")
+    found = findings(seen, plans, devices)
+    described = {k: _describe(v) for k, v in plans.items()}
+    if arguments.report is not None:
+        _write(arguments.report, doctor_report.report(seen, found, described, _device_lines(devices), settings))
+    elif arguments.json:
+        rows = [finding._asdict() for finding in found]
+        print(
+            json.dumps(
+                {"usable": usable, "facts": host._asdict(), "plans": described, "devices": devices, "findings": rows},
+                indent=1,
+            )
+        )
+    else:
+        for line in doctor_report.table(found, described, _device_lines(devices)):
+            print(line)
+        if host.root:
+            print("\nThis is what root can do. `hpcc doctor` as a user tells what users can.")
     return 0 if usable else 1
+
+
+def _write(path: str, text: str) -> None:
+    if path == "-":
+        print(text, end="")
+        return
+    try:
+        with open(path, "w", encoding="utf-8", errors="replace") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(text)
+    except OSError as error:
+        raise CacheError(f"--report {path}: {error.strerror}", hint=place_hint(error)) from None
+    print(f"{path} has what a ticket needs; look through it before you send it.")
 
 
 def _rung(host: Host, image: Rootfs, settings: Settings, writable: bool) -> Rung | RuntimeUnavailable:
@@ -97,25 +118,6 @@ def _describe(rung: Rung | RuntimeUnavailable) -> str:
 
 
 def _device_lines(devices: dict[str, Any]) -> list[tuple[str, str]]:
-    nodes = f"{', '.join(devices['nodes'])}; --nv goes by {devices['nv'] or 'nothing'}" if devices["nodes"] else "none"
-    lines = [("GPU nodes:", nodes)]
-    lines += [("CDI devices:", f"{kind}={', '.join(names)}") for kind, names in devices["cdi"].items()]
+    """CDI devices, and files that do not tell."""
+    lines = [("CDI devices:", f"{kind}={', '.join(names)}") for kind, names in devices["cdi"].items()]
     return lines + [("unreadable:", text) for text in devices["unreadable"]]
-
-
-def _hints(host: Host, plans: dict[str, Rung | RuntimeUnavailable]) -> list[str]:
-    hints = [f"{error.message}\n  {error.hint}" for error in plans.values() if isinstance(error, RuntimeUnavailable)][
-        :1
-    ]
-    if host.mounts and not host.fuse:
-        hints.append("Without /dev/fuse each image is unpacked on this node's disk before its first run.")
-    elif host.mounts and not host.overlay and not host.fuse_overlayfs:
-        hints.append("Install fuse-overlayfs: without it, and without the kernel's overlay, no root is writable.")
-    return hints
-
-
-def _room(path: str) -> str:
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    room = os.statvfs(path)
-    return f"{room.f_bavail * room.f_frsize / 1e9:.1f} GB free"

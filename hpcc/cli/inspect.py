@@ -7,7 +7,7 @@ from typing import Any
 
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.terminal import terminal
-from hpcc.errors import InvalidImage
+from hpcc.errors import InvalidImage, UsageError
 from hpcc.image import open_image
 from hpcc.local import Image, read_json
 from hpcc.settings import Settings
@@ -21,6 +21,8 @@ COMMAND = Command(
         Option(("-d", "-D", "--deffile"), "the definition file"),
         Option(("-r", "--runscript"), "what `apptainer run` executes"),
         Option(("-e", "-E", "--environment"), "the scripts that set the environment"),
+        Option(("--list-apps",), "its SCIF applications"),
+        Option(("--app",), "the same of an application", "NAME"),
         Option(("--oci-config",), "entrypoint, command and environment, exactly"),
         Option(("-j", "--json"), "as JSON, in Apptainer's form"),
     ),
@@ -38,10 +40,22 @@ def main(name: str, argv: list[str]) -> int:
     if arguments.oci_config:
         print(json.dumps(_oci_config(image), indent=1 if not arguments.json else None))
         return 0
-    attributes = _attributes(image)
-    shown = {part: attributes.get(part) or _EMPTY[part] for part in parts or ["labels"]}
+    attributes, wanted = _attributes(image), parts or ["labels"]
+    if arguments.list_apps or arguments.app is not None:
+        from hpcc.cli.inspect_apps import apps_of
+
+        apps = apps_of(image, attributes)
+        if arguments.list_apps:
+            for line in [_document({"apps": apps} if apps else {})] if arguments.json else sorted(apps):
+                print(line)
+            return 0
+        if arguments.app not in apps:
+            raise UsageError(f"{image.name} has no app {arguments.app!r}", hint=f"It has: {', '.join(apps) or 'none'}.")
+        attributes = apps[arguments.app]
+        wanted = [part for part in wanted if part in attributes]
+    shown = {part: attributes.get(part) or _EMPTY[part] for part in wanted}
     if arguments.json:
-        print(json.dumps({"data": {"attributes": shown}, "type": "container"}, indent=1, sort_keys=True))
+        print(_document({"apps": {arguments.app: shown}} if arguments.app is not None else shown))
         return 0
     for part, value in shown.items():
         for line in _SHOW[part](value):
@@ -49,12 +63,18 @@ def main(name: str, argv: list[str]) -> int:
     return 0
 
 
+def _document(attributes: dict[str, Any]) -> str:
+    return json.dumps({"data": {"attributes": attributes}, "type": "container"}, indent=1, sort_keys=True)
+
+
 _EMPTY: dict[str, Any] = {"labels": {}, "deffile": "", "runscript": "", "environment": {}}
 _SHOW: dict[str, Callable[[Any], list[str]]] = {
     "labels": lambda labels: [f"{key}: {labels[key]}" for key in sorted(labels)],
     "deffile": lambda text: [text.rstrip("\n")],
     "runscript": lambda text: [text.rstrip("\n")],
-    "environment": lambda scripts: [line for path in sorted(scripts) for line in (f"=== {path} ===", scripts[path])],
+    "environment": lambda scripts: [
+        line for path in sorted(scripts) for line in (f"=== {path} ===", scripts[path], "")
+    ],
 }
 
 
@@ -65,7 +85,7 @@ def _attributes(image: Image) -> dict[str, Any]:
         attributes = found.get("data", {}).get("attributes") if found else None
         if isinstance(attributes, dict):
             return attributes
-    read = _reader(image)
+    read = text_reader(image)
     scripts = {}
     for path in ("/.singularity.d/env/10-docker2singularity.sh", "/.singularity.d/env/90-environment.sh"):
         if (text := read(path)) is not None:
@@ -82,7 +102,7 @@ def _attributes(image: Image) -> dict[str, Any]:
     }
 
 
-def _reader(image: Image) -> Callable[[str], str | None]:
+def text_reader(image: Image) -> Callable[[str], str | None]:
     """A function that reads a text file of the image, without mounting anything."""
     if image.rootfs.kind == "directory":
         from hpcc.runtime.stage import read_in_root

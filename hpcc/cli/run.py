@@ -8,19 +8,33 @@ from hpcc.cli.source import SOURCE_OPTIONS, parsed, source_settings, wanted_imag
 from hpcc.errors import InvalidImage, RuntimeUnavailable, UsageError
 from hpcc.image import note_use
 from hpcc.records import TYPE_CHECKING
-from hpcc.runtime.enter import caller, can_mount, is_served, start
+from hpcc.runtime.binds import split_binds
+from hpcc.runtime.enter import caller, can_mount, fit, is_served, start
 from hpcc.runtime.plan import Op, describe, plan_container
-from hpcc.runtime.spec import NO_MOUNT, Container, Devices, Options, container_spec
+from hpcc.runtime.spec import NO_MOUNT, Container, Devices, Options, container_spec, kept_capabilities
 from hpcc.settings import KEYS, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hpcc.local import Image
+    from hpcc.runtime.binds import Overlay
+    from hpcc.runtime.limits import Setting
 
 _OPTIONS = (
-    Option(("-B", "--bind"), "bind a host path into the container; several by commas", "SRC[:DEST[:ro]]", many=True),
-    Option(("--mount",), "the same: type=bind,source=SRC,destination=DEST[,ro]", "SPEC", many=True),
+    Option(
+        ("-B", "--bind"),
+        "bind a host path into the container; several by commas. With :image-src=PATH[,id=N] for :ro, SRC is a "
+        "squashfs, ext3 or SIF file and PATH lies in it",
+        "SRC[:DEST[:ro]]",
+        many=True,
+    ),
+    Option(
+        ("--mount",),
+        "the same: type=bind,source=SRC,destination=DEST, then any of ,ro ,image-src=PATH ,id=N",
+        "SPEC",
+        many=True,
+    ),
     Option(("--env",), "set a variable in the container", "NAME=VALUE", many=True),
     Option(("--env-file",), "set the variables that this shell script sets", "FILE", many=True),
     Option(("--job-env",), "with a clean environment: pass Slurm's, MPI's, Dask's and GPU variables all the same"),
@@ -31,8 +45,14 @@ _OPTIONS = (
     Option(("-C", "--containall"), "--contain, a clean environment, own PID and IPC namespaces"),
     Option(("--compat",), "as Docker does: --containall, a writable root that is discarded, umask 0022"),
     Option(("--writable-tmpfs",), "a writable root that is discarded"),
-    Option(("-w", "--writable"), "write to the image itself, which must be a directory"),
-    Option(("--overlay", "-o"), "a writable root that stays in DIR; with :ro only read", "DIR[:ro]", many=True),
+    Option(("-w", "--writable"), "write to the image itself: a directory, or a SIF with an overlay partition"),
+    Option(
+        ("--overlay", "-o"),
+        "a writable root that stays in a directory or ext3 image (hpcc overlay create); with :ro, and from a "
+        "squashfs, only read; several, the later on top",
+        "PATH[:ro]",
+        many=True,
+    ),
     Option(("-S", "--scratch"), "an empty directory in the container, discarded or in --workdir", "DIR", many=True),
     Option(("-W", "--workdir"), "where --contain's home, /tmp and /var/tmp, and --scratch stay", "DIR"),
     Option(("--no-home",), "do not mount the home directory"),
@@ -42,6 +62,24 @@ _OPTIONS = (
     Option(("--drop-caps",), "with --fakeroot, --keep-privs or --add-caps: all the same not these", "CAP_X"),
     Option(("--keep-privs",), "keep all of them"),
     Option(("--no-privs",), "keep none, which is so anyway"),
+    Option(
+        ("--security",),
+        "seccomp:FILE, an OCI profile; uid:N, gid:N, who one is; selinux:LABEL, apparmor:PROFILE",
+        "WORD",
+        many=True,
+    ),
+    Option(("--cpus",), "at most so many processors, 1.5 say; limits need cgroups v2 that may be divided", "N"),
+    Option(("--memory",), "at most so much memory: 512M, 1.5g, bytes", "SIZE"),
+    Option(("--memory-swap",), "that and swap together, -1: any", "SIZE"),
+    Option(("--memory-reservation",), "memory that others do not take away", "SIZE"),
+    Option(("--pids-limit",), "at most so many processes and threads", "N"),
+    Option(("--cpu-shares",), "share of processors that others want too, 1024 is usual", "N"),
+    Option(("--cpuset-cpus",), "these processors: 0-3,7", "LIST"),
+    Option(("--cpuset-mems",), "these memory nodes", "LIST"),
+    Option(("--blkio-weight",), "share of disks that others want too: 10 to 1000", "N"),
+    Option(("--blkio-weight-device",), "the same of one disk", "DEVICE:N", many=True),
+    Option(("--apply-cgroups",), "all limits from a TOML file of Apptainer's form", "FILE"),
+    Option(("--app",), "an application of the image: its environment; `run` runs it", "NAME"),
     Option(("-p", "--pid"), "a PID namespace of its own"),
     Option(("-i", "--ipc"), "an IPC namespace of its own"),
     Option(("-n", "--net"), "a network of its own: the loopback alone"),
@@ -92,14 +130,20 @@ COMMANDS = {
 _PREFIXES = ("HPCC_", "APPTAINER_", "SINGULARITY_")
 _VARIABLES = {
     **{name.upper(): name for name in (
-        "add_caps", "cleanenv", "compat", "contain", "containall", "drop_caps", "env_file", "fakeroot", "home",
-        "hostname", "job_env", "keep_privs", "mount", "mpi", "network", "no_home", "no_init", "no_mount", "no_privs",
-        "no_umask", "overlay", "scratch", "userns", "workdir", "writable", "writable_tmpfs",
+        "add_caps", "app", "apply_cgroups", "blkio_weight", "blkio_weight_device", "cleanenv", "compat", "contain",
+        "containall", "cpu_shares", "cpus", "cpuset_cpus", "cpuset_mems", "drop_caps", "env_file", "fakeroot", "home",
+        "hostname", "job_env", "keep_privs", "memory", "memory_reservation", "memory_swap", "mount", "mpi", "network",
+        "no_home", "no_init", "no_mount", "no_privs", "no_umask", "overlay", "pids_limit", "scratch", "security",
+        "userns", "workdir", "writable", "writable_tmpfs",
     )},
-    "CWD": "pwd", "OVERLAYIMAGE": "overlay", "SCRATCHDIR": "scratch", "TARGET_PWD": "pwd",
+    "APPNAME": "app", "CWD": "pwd", "OVERLAYIMAGE": "overlay", "SCRATCHDIR": "scratch", "TARGET_PWD": "pwd",
     "UNSHARE_IPC": "ipc", "UNSHARE_NET": "net", "UNSHARE_PID": "pid", "UNSHARE_UTS": "uts",
 }  # fmt: skip
 """Apptainer's variables -> keys of options."""
+_LIMITS = (
+    "apply_cgroups", "blkio_weight", "blkio_weight_device", "cpu_shares", "cpus", "cpuset_cpus", "cpuset_mems",
+    "memory", "memory_reservation", "memory_swap", "pids_limit",
+)  # fmt: skip
 
 
 def main(name: str, argv: list[str]) -> int:
@@ -117,6 +161,7 @@ def main(name: str, argv: list[str]) -> int:
     settings = source_settings(arguments, uri)
     if arguments.backend is not None:
         settings = settings.replace(backend=parsed("backend", "--backend", arguments.backend))
+    prepare_limits(arguments, settings)
     image = wanted_image(uri, settings, arguments)
     if image.config.user and (arguments.verbose or arguments.debug):
         user = caller(settings).user
@@ -132,7 +177,17 @@ def main(name: str, argv: list[str]) -> int:
         note_start(name, image, tuple(rest), settings)
     try:
         if settings.backend != "apptainer":
-            status = start(ops, image.rootfs, settings, keep_mounted=not arguments.no_hold, as_user=arguments.userns)
+            ops, warning = fit(ops, settings, as_user=arguments.userns or arguments.fakeroot)
+            if warning and not arguments.silent:
+                say("WARNING", warning)
+            status = start(
+                ops,
+                image.rootfs,
+                settings,
+                keep_mounted=not arguments.no_hold,
+                as_user=arguments.userns,
+                tell=lambda text: say("WARNING", text),
+            )
             if not is_served(settings):
                 say("WARNING", "The process that serves the image's files was killed, perhaps for want of memory")
             return status
@@ -189,6 +244,25 @@ def with_variables(arguments: Arguments, environ: "Mapping[str, str]") -> Argume
     return arguments._replace(options=options)
 
 
+def prepare_limits(arguments: Arguments, settings: Settings) -> None:
+    """See to it that there can be a cgroup for what the options limit; nothing must have been done before."""
+    if arguments.dry_run or settings.backend == "apptainer":
+        return
+    limits, option = _limits(arguments)
+    if limits:
+        from hpcc.runtime.cgroups import prepare
+
+        prepare(limits, option)
+
+
+def _limits(arguments: Arguments) -> "tuple[tuple[Setting, ...], str]":
+    if not any(arguments.options[key] for key in _LIMITS):
+        return (), ""
+    from hpcc.cli.resources import wanted_limits
+
+    return wanted_limits(arguments)
+
+
 def _has_apptainer(settings: Settings) -> bool:
     from hpcc.cli.behind import real_apptainer
 
@@ -199,11 +273,39 @@ def wanted_container(
     command: str, arguments: Arguments, image: "Image", words: tuple[str, ...], settings: Settings
 ) -> Container:
     """What the options, the image and the caller make together; `words` follow the image. Warns of missing devices."""
-    options = runtime_options(arguments)._replace(devices=_devices(arguments, settings))
-    path = image.name if image.name.startswith("/") else image.path  # of a link to the cache, as the user knows it
-    return container_spec(
-        image.name, path, image.config, options, command, words, caller(settings), settings.bind_paths
+    user = caller(settings)
+    options = runtime_options(arguments)._replace(
+        devices=_devices(arguments, settings), overlays=_overlays(arguments, image, user.cwd)
     )
+    binds: tuple[str, ...] = ()
+    if settings.bind_paths:
+        from hpcc.runtime.sitebinds import site_binds
+
+        site = site_binds(settings)
+        binds, options = site.binds, options._replace(passed=site.env)
+    path = image.name if image.name.startswith("/") else image.path  # of a link to the cache, as the user knows it
+    container = container_spec(image.name, path, image.config, options, command, words, user, binds)
+    if any(bind.image for bind in container.binds):
+        from hpcc.runtime.images import find_bound
+
+        container = container._replace(binds=find_bound(container.binds))
+    return container
+
+
+def _overlays(arguments: Arguments, image: "Image", cwd: str) -> "tuple[Overlay, ...]":
+    """What --overlay names, and the partitions of the image that go over its root. Warns of what is only read."""
+    own = image.sif if image.sif is not None and image.sif.overlays() else None
+    if arguments.writable and arguments.overlay:
+        raise UsageError("--writable and --overlay exclude each other", hint="Each says where what is written goes.")
+    if not arguments.overlay and own is None:
+        return ()
+    from hpcc.runtime.images import find_overlays
+
+    texts = [text for item in arguments.overlay for text in split_binds(item)]
+    found, warnings = find_overlays(texts, cwd, image=image.path, own=own, writable=arguments.writable)
+    for text in warnings if not (arguments.quiet or arguments.silent) else ():
+        say("WARNING", text)
+    return found
 
 
 def show_plan(ops: tuple[Op, ...]) -> None:
@@ -251,7 +353,8 @@ def _by_setting(kind: str, settings: Settings) -> bool:
 
 def runtime_options(arguments: Arguments) -> Options:
     """What the options of run, exec and shell say, as the runtime takes it."""
-    return Options(
+    limits, limits_by = _limits(arguments)
+    options = Options(
         binds=tuple(arguments.bind),
         mounts=tuple(arguments.mount),
         env=(*_from_files(arguments), *(pair for item in arguments.env for pair in _variables(item))),
@@ -267,7 +370,6 @@ def runtime_options(arguments: Arguments) -> Options:
         add_caps=arguments.add_caps or "",
         drop_caps="all" if arguments.no_privs else arguments.drop_caps or "",
         keep_privs=arguments.keep_privs,
-        overlay=tuple(arguments.overlay),
         scratch=tuple(arguments.scratch),
         workdir=arguments.workdir,
         no_mount=_left_out(arguments),
@@ -281,7 +383,15 @@ def runtime_options(arguments: Arguments) -> Options:
         no_umask=arguments.no_umask,
         no_init=arguments.no_init,
         shell=arguments.options.get("shell"),
+        limits=limits,
+        limits_by=limits_by,
+        app=arguments.app,
     )
+    if not arguments.security:
+        return options
+    from hpcc.cli.resources import read_security
+
+    return options._replace(security=read_security(arguments.security, kept_capabilities(options)))
 
 
 def _left_out(arguments: Arguments) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ CLONE_NEWUTS, CLONE_NEWNET = 0x04000000, 0x40000000
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 1024, 2048, 4096, 16384, 1 << 18, 1 << 19
-MS_UNBINDABLE, MS_RELATIME = 1 << 17, 1 << 21
+MS_UNBINDABLE, MS_SHARED, MS_RELATIME = 1 << 17, 1 << 20, 1 << 21
 
 MNT_DETACH = 2
 
@@ -20,9 +20,12 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 _SYS_MOUNT_SETATTR = 442  # on each architecture
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 24, 38, 47
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 24, 36, 38, 47
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_PR_GET_SECUREBITS, _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 27, 28, 4
 _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 _CAPABILITY_VERSION_3 = 0x20080522
+CAP_SYS_ADMIN = 21
 _CAP_MKNOD = 27  # worth nothing in a user namespace
 A_CAPABILITY = 1 << _CAP_MKNOD
 """A mask of one, a harmless one.
@@ -109,14 +112,19 @@ def set_parent_death_signal(number: int) -> None:
     _check(_libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0))
 
 
-def keep_a_capability() -> None:
-    """Keep A_CAPABILITY through exec. In a user namespace, with capabilities."""
+def adopt_orphans() -> None:
+    """prctl(2): descendants of this process that lose their parent become its children, as if it were process 1."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+
+
+def keep_a_capability(capability: int = _CAP_MKNOD) -> None:
+    """Keep one, A_CAPABILITY unless told, through exec. In a user namespace, with capabilities."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)()
     _check(_libc.capget(header, data))
-    data[2] |= 1 << _CAP_MKNOD  # effective, permitted, inheritable of the lower 32; then the upper 32
+    data[2] |= 1 << capability  # effective, permitted, inheritable of the lower 32; then the upper 32
     _check(_libc.capset(header, data))
-    _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_MKNOD, 0, 0))
+    _check(_libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0))
 
 
 def limit_capabilities(kept: int) -> None:
@@ -137,3 +145,24 @@ def limit_capabilities(kept: int) -> None:
     for capability in range(kept.bit_length()):
         if kept >> capability & 1:
             _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0)
+
+
+def set_ids(uid: int, gids: tuple[int, ...]) -> None:
+    """Become this user, with the first of `gids` as group and the others beside it, and keep all capabilities."""
+    bits = _libc.prctl(_PR_GET_SECUREBITS, 0, 0, 0, 0)
+    _check(_libc.prctl(_PR_SET_SECUREBITS, bits | _SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
+    os.setgroups(gids[1:])
+    os.setresgid(gids[0], gids[0], gids[0])
+    os.setresuid(uid, uid, uid)
+    _check(_libc.prctl(_PR_SET_SECUREBITS, bits, 0, 0, 0))
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog"""
+
+    _fields_ = (("length", ctypes.c_ushort), ("codes", ctypes.c_char_p))
+
+
+def set_seccomp(program: bytes) -> None:
+    """Filter the system calls of this process from now on: seccomp(2). EACCES: it can still gain privileges."""
+    _check(_libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(_Program(len(program) // 8, program)), 0, 0))

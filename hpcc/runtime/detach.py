@@ -27,6 +27,7 @@ from hpcc.runtime.register import Register
 from hpcc.runtime.supervise import serve, supervise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
     from hpcc.runtime.rootfs import Rootfs
@@ -43,16 +44,17 @@ def start_instance(
     settings: Settings,
     *,
     as_user: bool = False,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Instance:
     """Start it and return its record once it runs. Raises HpccError as a run in the foreground would.
 
-    as_user: as for enter.start.
+    as_user: as for enter.start. tell: as for Launcher; it is called in the keeper, whose stderr is the log.
     """
     register.make()
     outer, told = os.pipe()
     keeper = os.fork()
     if keeper == 0:
-        _Keeper(instance, register, told).keep(ops, image, settings, as_user=as_user)
+        _Keeper(instance, register, told).keep(ops, image, settings, as_user=as_user, tell=tell)
     os.close(told)
     try:
         with open(outer, "rb") as file:
@@ -76,7 +78,15 @@ class _Keeper:
         self.outer, self.inner = outer, -1
         self.pid = 0
 
-    def keep(self, ops: tuple[plan.Op, ...], image: Rootfs, settings: Settings, *, as_user: bool) -> NoReturn:
+    def keep(
+        self,
+        ops: tuple[plan.Op, ...],
+        image: Rootfs,
+        settings: Settings,
+        *,
+        as_user: bool,
+        tell: Callable[[str], None],
+    ) -> NoReturn:
         """Be it. All who are forked from here, and fail, come back to here as well."""
         problem = b""
         self.pid = os.getpid()
@@ -87,7 +97,9 @@ class _Keeper:
             self.register.claim(claimed)
             self.instance = claimed
             make_launcher = partial(InstanceLauncher, self)
-            enter.start(ops, image, settings, keep_mounted=False, as_user=as_user, make_launcher=make_launcher)
+            enter.start(
+                ops, image, settings, keep_mounted=False, as_user=as_user, make_launcher=make_launcher, tell=tell
+            )
         except HpccError as error:
             problem = _words(error.message, error.hint, error.exit_code)
         except OSError as error:
@@ -128,7 +140,7 @@ class InstanceLauncher(Launcher):
         self._keeper = keeper
         self._heard, keeper.inner = os.pipe()
 
-    def _stay_beside(self, child: int, op: plan.Unshare) -> int:
+    def _stay_beside(self, child: int, op: plan.Unshare | None) -> int:
         keeper = self._keeper
         os.close(keeper.inner)
         with open(self._heard, "rb") as file:

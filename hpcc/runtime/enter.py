@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -16,7 +17,8 @@ from hpcc.errors import CacheError, RuntimeUnavailable, UsageError
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime import hold, plan
-from hpcc.runtime.host import Host, known_host
+from hpcc.runtime.accounts import Entry, find_account
+from hpcc.runtime.host import Host, known_host, may_mount_proc, why_not
 from hpcc.runtime.launch import Launcher
 from hpcc.runtime.rootfs import Rootfs, Rung, choose_rung, mount_rootfs
 from hpcc.runtime.spec import Caller
@@ -25,24 +27,24 @@ from hpcc.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hpcc.runtime.images import Opened
+
 
 def caller(settings: Settings) -> Caller:
     """Who calls, from where."""
-    import pwd
-
-    uid = os.getuid()
-    try:
-        entry = pwd.getpwuid(uid)
-        name, home = entry.pw_name, entry.pw_dir
-    except KeyError:
-        name, home = settings.environ.get("USER") or f"user{uid}", settings.environ.get("HOME") or "/"
+    uid, gid = os.getuid(), os.getgid()
+    account = find_account(uid, (gid, *os.getgroups()), lambda: node_directory(settings))
+    entry = account.entry or Entry(settings.environ.get("USER") or f"user{uid}", gid, "", "", "/bin/sh")
+    home = entry.home if entry.home.startswith("/") else settings.environ.get("HOME") or "/"
     try:
         cwd = os.getcwd()
     except OSError:
         cwd = "/"
     umask = os.umask(0o022)
     os.umask(umask)
-    return Caller(uid, os.getgid(), name, home, cwd, umask, settings.environ)
+    return Caller(
+        uid, gid, entry.name, home, cwd, umask, settings.environ, entry.gid, entry.gecos, entry.shell, account.groups
+    )
 
 
 def node_directory(settings: Settings, *parts: str) -> str:
@@ -79,6 +81,21 @@ def can_mount(settings: Settings) -> bool:
         return False
 
 
+def fit(ops: tuple[plan.Op, ...], settings: Settings, *, as_user: bool) -> tuple[tuple[plan.Op, ...], str]:
+    """The plan without what this host cannot give and nobody asked for by name; and a warning, "" for none."""
+    implied = {kind for op in ops if isinstance(op, plan.Unshare) for kind in op.implied}
+    if "pid" not in implied or plan.Mount("proc", "/proc") not in ops:
+        return ops, ""
+    directory = node_directory(settings, "stage")
+    host = known_host(settings, settings.node_dir, as_user=as_user)
+    if host.root or not host.mounts or may_mount_proc(host.root, directory):
+        return ops, ""
+    return plan.without_processes(ops), (
+        "no PID namespace: parts of this host's /proc are hidden, as in most containers, so that a new one cannot be "
+        "mounted. The payload sees the processes of its caller."
+    )
+
+
 def start(
     ops: tuple[plan.Op, ...],
     image: Rootfs,
@@ -87,35 +104,55 @@ def start(
     keep_mounted: bool,
     as_user: bool = False,
     make_launcher: Callable[..., Launcher] = Launcher,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Run a plan on an image. Returns only in a process that stayed beside the payload: the payload's status.
 
     keep_mounted: use, and leave, a holder for the image's mount. as_user: real root goes the way of users.
-    make_launcher: for who does more than run it.
+    make_launcher: for who does more than run it. tell: as for Launcher.
     """
     # Whoever starts us with SIGCHLD ignored would have the kernel take our children's statuses away.
     import _signal  # type: ignore[import-not-found]  # unlike signal, it makes no enums
 
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    layers = [op.writable for op in ops if isinstance(op, plan.Layer)]
-    if "image" in layers and image.kind != "directory":
+    (layer,) = [op for op in ops if isinstance(op, plan.Layer)]
+    if layer.writable == "image" and image.kind != "directory":
         raise UsageError(
             f"--writable: {image.path} is a file that is only read",
-            hint="It takes a directory. --writable-tmpfs discards what is written, --overlay DIR keeps it.",
+            hint="It takes a directory, or a SIF with an overlay partition (`hpcc overlay create`). --writable-tmpfs "
+            "discards what is written, --overlay keeps it.",
         )
-    writable = bool({"tmpfs", "overlay"} & set(layers))
+    _touch(ops)
+    writable = layer.writable in ("tmpfs", "overlay") or bool(layer.overlays)
+    opened: tuple[Opened, ...] = ()
+    if mounts := [op for op in ops if isinstance(op, plan.MountImage)]:
+        from hpcc.runtime.images import open_images
+
+        opened = open_images(mounts, settings)
     stage = node_directory(settings, "stage")
-    host = known_host(settings, settings.node_dir)
     as_root = any(isinstance(op, plan.DropPrivileges) and op.fakeroot for op in ops)
-    if as_user or as_root:
-        host = host._replace(root=False, loop=False, mounts=host.user_namespaces)
+    host = known_host(settings, settings.node_dir, as_user=as_user or as_root)
+    if not host.mounts:
+        raise why_not(host)
     fakeroot, uid, gid = "", os.getuid(), os.getgid()
     if as_root:
         fakeroot, uid, gid = _become_root(settings), 0, 0
         keep_mounted = False
+    # The kernel's overlay wants more of what it writes to than fuse2fs can do (RENAME_WHITEOUT), and so does not know
+    # how fuse-overlayfs notes in such an image what was deleted.
+    in_ext = [each.readonly for each in layer.overlays if each.image and not each.whole]
+    way = "fuse-overlayfs" if in_ext and (host.fuse_overlayfs or not all(in_ext)) else settings.writable
     rung = choose_rung(
-        host, image, writable=writable, rootfs=settings.rootfs, layer=settings.writable, fakeroot=fakeroot
+        host,
+        image,
+        writable=writable,
+        rootfs=settings.rootfs,
+        layer=way,
+        fakeroot=fakeroot,
+        kept=bool(layer.overlays),
     )
+    if in_ext and way == "fuse-overlayfs":
+        rung = rung._replace(layer=way)
     unpacked = ""
     if rung.root == "unpacked":
         from hpcc.runtime.store import Limits
@@ -125,7 +162,8 @@ def start(
         in_memory = settings.origins["node_dir"] != "default"
         unpacked = unpacked_copy(image, node_directory(settings, "unpacked-v1"), limits, in_memory=in_memory)
 
-    launcher = make_launcher(image, rung, host, stage, uid, gid)
+    launcher = make_launcher(image, rung, host, stage, uid, gid, tell)
+    launcher.take(opened)
 
     def enter() -> None:
         mount_rootfs(image, rung, host, stage, unpacked, entered=bool(fakeroot))
@@ -141,14 +179,32 @@ def start(
         except OSError as error:
             raise RuntimeUnavailable(
                 f"cannot mount {image.path} ({rung.root}): {error.strerror}",
-                hint="`hpcc doctor` tells what this host can do; HPCC_ROOTFS=unpacked needs no mount of the image.",
+                hint="`hpcc doctor` tells what this host can do"
+                + ("." if rung.root == "unpacked" else "; HPCC_ROOTFS=unpacked needs no mount of the image."),
             ) from None
     return launcher.run(ops)
 
 
 def is_served(settings: Settings) -> bool:
     """Whether the image of the container beside which `start` stayed still has its server, or never needed one."""
-    return _answers(os.path.join(settings.node_dir, "stage", "rootfs"))
+    try:
+        os.statvfs(os.path.join(settings.node_dir, "stage", "rootfs"))
+    except OSError as error:
+        return error.errno not in (errno.ENOTCONN, errno.ECONNABORTED)
+    return True
+
+
+def _touch(ops: tuple[plan.Op, ...]) -> None:
+    """Have what is bound mounted, where an automounter does that: it may not know who asks from a namespace of ours.
+
+    Only with the slash at the end a directory that nobody has used yet is mounted (fstatat(2), AT_NO_AUTOMOUNT).
+    """
+    for op in ops:
+        if isinstance(op, plan.BindMount) and not op.device and not op.source.startswith(("/etc/", "/proc", "/sys")):
+            try:
+                os.stat(f"{op.source}/")
+            except OSError:
+                pass  # a file, or nothing: what binds it says so
 
 
 def _become_root(settings: Settings) -> str:
@@ -159,17 +215,26 @@ def _become_root(settings: Settings) -> str:
         return "ids" if enter_as_root(find_subids(caller(settings).user, os.getuid(), settings)) else "alone"
     except OSError as error:
         raise RuntimeUnavailable(
-            f"--fakeroot: this host allows no user namespace: {error.strerror}", hint="`hpcc doctor` tells more."
+            f"--fakeroot: cannot become root in a user namespace: {error.strerror}", hint="`hpcc doctor` tells more."
         ) from None
 
 
 def _join(image: Rootfs, rung: Rung, host: Host, settings: Settings, enter: Callable[[], None]) -> bool:
     """Enter the held root of the image, started where there is none; False where that did not work out."""
-    path = os.path.join(node_directory(settings, "held"), _holder_key(image, rung, settings))
+    path = os.path.join(node_directory(settings, "held"), _holder_key(image, rung, host, settings))
     hold.touch(path)
-    joined = hold.join(path, user_namespace=not host.root)
-    if not joined and hold.start(path, settings.hold_idle, enter, (image.fd,), image.path):
+    try:
         joined = hold.join(path, user_namespace=not host.root)
+        if not joined and hold.start(path, settings.hold_idle, enter, (image.fd,), image.path):
+            joined = hold.join(path, user_namespace=not host.root)
+    except OSError:  # in its user namespace, which does as well as one of our own, but not with its mounts
+        try:
+            mount_rootfs(image, rung, host, os.path.join(settings.node_dir, "stage"), entered=True)
+        except OSError as error:
+            raise RuntimeUnavailable(
+                f"cannot mount {image.path} ({rung.root}): {error.strerror}", hint="--no-hold joins nothing."
+            ) from None
+        return True
     if joined:
         kernel.unshare(kernel.CLONE_NEWNS)
         stage = os.path.join(settings.node_dir, "stage")
@@ -189,7 +254,7 @@ def _answers(directory: str) -> bool:
     return True
 
 
-def _holder_key(image: Rootfs, rung: Rung, settings: Settings) -> str:
+def _holder_key(image: Rootfs, rung: Rung, host: Host, settings: Settings) -> str:
     """A name for what a holder holds: the image, how it is mounted, for which job, in which namespaces and mounts."""
     import zlib
 
@@ -198,5 +263,5 @@ def _holder_key(image: Rootfs, rung: Rung, settings: Settings) -> str:
     namespaces = "".join(os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "mnt"))
     with open("/proc/self/mountinfo", "rb") as file:
         mounts = file.read()
-    text = "\0".join((image.identity, *map(str, rung[:3]), job, namespaces)).encode() + mounts
+    text = "\0".join((image.identity, *map(str, rung[:3]), str(host.root), job, namespaces)).encode() + mounts
     return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}{zlib.crc32(text[::-1]):08x}"

@@ -3,6 +3,7 @@
     default         the host's variables, the caller's value before the image's, PATH excepted
     --cleanenv      the image's, and of the host only TERM and the proxies
     --job-env       and what tells a process its place in a Slurm, MPI, Dask or GPU job
+    the site        and what its bind paths name (siterules.py)
     both            then what devices need, HPCCENV_X, APPTAINERENV_X, SINGULARITYENV_X as X, then --env
 
 HPCC_, APPTAINER_ and SINGULARITY_ variables of the host steer the runtime and stay outside. Apptainer's names
@@ -73,21 +74,30 @@ def container_environment(
     job: bool = False,
     binds: tuple[str, ...] = (),
     devices: tuple[tuple[str, str], ...] = (),
+    app: str = "",
+    passed: tuple[str, ...] = (),
 ) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
     """(environment, overrides), each sorted. The overrides are part of the environment too.
 
-    job: a clean one has what tells a process its place in a job, all the same.
+    job: a clean one has what tells a process its place in a job, all the same. passed: and what these patterns match.
     """
+    by_pattern: frozenset[str] = frozenset()
+    if clean and passed:
+        from hpcc.siterules import matches
+
+        by_pattern = frozenset(name for name in host if any(matches(pattern, name) for pattern in passed)) - _NEVER
 
     def passes(name: str) -> bool:
         if name.startswith(_STEERING):
             return False
-        return name in _ALWAYS or (job and is_of_job(name)) if clean else name not in _NEVER
+        if not clean:
+            return name not in _NEVER
+        return name in _ALWAYS or name in by_pattern or (job and is_of_job(name))
 
-    passed = {name: value for name, value in host.items() if passes(name)}
+    of_host = {name: value for name, value in host.items() if passes(name)}
     image = dict(_pairs(config.env))
     env = {"LANG": "C"} if clean and not config.scripts else {}
-    env |= image | passed
+    env |= image | of_host
     env["PATH"] = image.get("PATH", DEFAULT_PATH)
     if clean and config.scripts:
         env.setdefault("LANG", "C")
@@ -103,6 +113,10 @@ def container_environment(
         if compat:
             env[f"{prefix}_NO_EVAL"] = "1"
     env["APPTAINER_COMMAND"] = command
+    if app:
+        from hpcc.runtime.apps import app_variables
+
+        env |= app_variables(app)
     env["HPCC_CONTAINER"] = image_path
     override = {**dict(devices), "HOME": home}
     for prefix in _PREFIXES:
@@ -110,7 +124,7 @@ def container_environment(
             key[len(prefix) :]: value for key, value in host.items() if key.startswith(prefix) and key != prefix
         }
     override |= dict(options)
-    if not config.scripts or "PATH" in override:
+    if not (config.scripts or app) or "PATH" in override:
         _extend_path(override, env["PATH"])
     if not config.scripts or "LD_LIBRARY_PATH" in override:
         _extend_libraries(override, env.get("LD_LIBRARY_PATH", ""))
@@ -147,11 +161,15 @@ def _pairs(env: tuple[str, ...]) -> list[tuple[str, str]]:
     return found
 
 
-def script(override: tuple[tuple[str, str], ...]) -> str:
-    """A shell script that reads the image's own env scripts, sets what wins over them, and becomes its arguments."""
-    lines = [
-        'for f in /.singularity.d/env/*.sh; do [ ! -f "$f" ] || . "$f"; done',
-        "unset f",
+def script(override: tuple[tuple[str, str], ...], *, scripts: bool = True, app: str = "") -> str:
+    """A shell script that reads the image's own env scripts, and the app's, sets what wins over them, and becomes its
+    arguments. scripts: the image's environment stands in them."""
+    lines = ['for f in /.singularity.d/env/*.sh; do [ ! -f "$f" ] || . "$f"; done', "unset f"] if scripts else []
+    if app:
+        from hpcc.runtime.apps import app_script
+
+        lines += app_script(app)
+    lines += [
         f'case ":$LD_LIBRARY_PATH:" in *:{_LIBRARIES}:*) ;;',
         f'*) export LD_LIBRARY_PATH="${{LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}}{_LIBRARIES}" ;; esac',
     ]

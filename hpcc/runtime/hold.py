@@ -93,7 +93,10 @@ def start(path: str, idle: float, enter: Callable[[], None], keep: tuple[int, ..
     about: the image that it holds, for `hpcc instance list --all`. False where it could not. One process at a time
     starts one for each path.
     """
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False  # a node directory that is full, or only read
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         holder = _open_holder(path)

@@ -7,6 +7,7 @@ kept in the node directory until the next boot, or until a program that it depen
 
 from __future__ import annotations
 
+import errno
 import os
 
 from hpcc.errors import RuntimeUnavailable
@@ -18,17 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_APPTAINER_LIBEXEC = (
+APPTAINER_LIBEXEC = (
     "/usr/libexec/apptainer/bin",
     "/usr/local/libexec/apptainer/bin",
     "/opt/apptainer/libexec/apptainer/bin",
 )
 
 
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD  # linux/proc_ns.h, PROC_USER_INIT_INO
+_HARMLESS = "/proc/sys/fs/binfmt_misc"  # on each host with systemd; what lies there hides nothing
+
+
 class Host(NamedTuple):
     """The facts. Programs are paths, or "" where there is none that works."""
 
-    root: bool  # real root: mounts without a user namespace
+    root: bool  # real root, who mounts without a user namespace, unless asked to go the way of users
     user_namespaces: bool
     mounts: bool  # a namespace of ours may mount
     fuse: bool  # also FUSE
@@ -66,27 +71,31 @@ def find_program(name: str, settings: Settings, more: tuple[str, ...] = ()) -> s
 
 def find_programs(settings: Settings) -> tuple[str, str]:
     """(squashfuse_ll, fuse-overlayfs): the paths, or "" where there is none."""
-    squashfuse = settings.squashfuse or find_program("squashfuse_ll", settings, _APPTAINER_LIBEXEC)
-    return squashfuse, find_program("fuse-overlayfs", settings, _APPTAINER_LIBEXEC)
+    squashfuse = settings.squashfuse or find_program("squashfuse_ll", settings, APPTAINER_LIBEXEC)
+    return squashfuse, find_program("fuse-overlayfs", settings, APPTAINER_LIBEXEC)
 
 
-def known_host(settings: Settings, directory: str) -> Host:
+def known_host(settings: Settings, directory: str, *, as_user: bool = False) -> Host:
     """The facts for this boot: remembered in `directory`, else probed and remembered."""
     squashfuse, overlayfs = find_programs(settings)
-    name = os.path.join(directory, f"host-v1-{_fingerprint(squashfuse, overlayfs)}")
+    as_user = as_user and os.geteuid() == 0  # others cannot go another way
+    name = os.path.join(directory, f"host-v1-{_fingerprint(squashfuse, overlayfs)}{'-user' * as_user}")
     try:
         with open(name, encoding="utf-8") as file:
             remembered = file.read().split("\n")
         return Host(*(value == "1" if value in ("0", "1") else value for value in remembered))  # type: ignore[arg-type]
     except (OSError, TypeError):
         pass
-    host = probe(squashfuse, overlayfs, directory)
+    host = probe(squashfuse, overlayfs, directory, as_user=as_user)
     if not host.mounts:
         return host  # perhaps only for now: the limit of namespaces may be taken up by others
     temporary = f"{name}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write("\n".join(str(int(value)) if isinstance(value, bool) else value for value in host))
-    os.rename(temporary, name)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write("\n".join(str(int(value)) if isinstance(value, bool) else value for value in host))
+        os.rename(temporary, name)
+    except OSError:
+        pass  # a directory that is full, or only read: it is found out again the next time
     return host
 
 
@@ -116,9 +125,9 @@ def _fingerprint(*programs: str) -> str:
     return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}"
 
 
-def probe(squashfuse: str, overlayfs: str, directory: str) -> Host:
-    """Try everything. Takes some tens of milliseconds; leaves nothing behind."""
-    root = os.geteuid() == 0 and in_child(lambda: kernel.unshare(kernel.CLONE_NEWNS))
+def probe(squashfuse: str, overlayfs: str, directory: str, *, as_user: bool = False) -> Host:
+    """Try everything. Takes some tens of milliseconds; leaves nothing behind. as_user: root goes the way of users."""
+    root = not as_user and _is_real_root() and in_child(lambda: kernel.unshare(kernel.CLONE_NEWNS))
     user_namespaces = in_child(lambda: enter_user_namespace(os.getuid(), os.getgid()))
     mounts = in_child(lambda: _try_tmpfs(root, directory))
     fuse = mounts and in_child(lambda: _try_fuse(root, directory))
@@ -128,11 +137,22 @@ def probe(squashfuse: str, overlayfs: str, directory: str) -> Host:
         mounts=mounts,
         fuse=fuse,
         squashfuse=squashfuse if fuse else "",
-        squash=bool(squashfuse and fuse) and b"uid=" in _help(squashfuse),
+        # By 0 it means "as they are", so that root of a user namespace has no use of it.
+        squash=bool(squashfuse and fuse)
+        and (root or os.geteuid() != 0)
+        and b"uid=" in program_help(squashfuse, "--help"),
         overlay=mounts and in_child(lambda: _try_overlay(root, directory)),
         fuse_overlayfs=overlayfs if fuse else "",
         loop=root and os.path.exists("/dev/loop-control") and _knows_squashfs(),
     )
+
+
+def _is_real_root() -> bool:
+    """Whether we are root, and not that of a user namespace, for whom the kernel does no more than for users."""
+    try:
+        return os.geteuid() == 0 and os.stat("/proc/self/ns/user").st_ino == _FIRST_USER_NAMESPACE
+    except OSError:
+        return False
 
 
 def in_child(attempt: Callable[[], object]) -> bool:
@@ -176,6 +196,51 @@ def _try_overlay(root: bool, directory: str) -> None:
     os.mkdir(f"{directory}/merged/new")
 
 
+def may_mount_proc(root: bool, directory: str) -> bool:
+    """Whether a PID namespace of ours can have its /proc: not where parts of ours lie under other mounts.
+
+    As in most containers: else a user could look at what was hidden from him. Tried where something lies there.
+    """
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        points = [line.split(" ", 5)[4] for line in file]
+    if "/proc" in points and not any(path.startswith("/proc/") and path != _HARMLESS for path in points):
+        return True
+    return in_child(lambda: _try_proc(root, directory))
+
+
+def _try_proc(root: bool, directory: str) -> None:
+    _try_tmpfs(root, directory)
+    os.mkdir(f"{directory}/proc")
+    kernel.unshare(kernel.CLONE_NEWPID)
+    if not in_child(lambda: kernel.mount("proc", f"{directory}/proc", "proc")):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def may_join(root: bool) -> bool:
+    """Whether setns enters namespaces that another process of ours has made."""
+    return in_child(lambda: _try_join(root))
+
+
+def _try_join(root: bool) -> None:
+    ready, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kernel.unshare(kernel.CLONE_NEWNS) if root else enter_user_namespace(os.getuid(), os.getgid())
+            os.write(told, b"+")
+            os.kill(os.getpid(), 19)  # SIGSTOP; who waits for us kills us
+        finally:
+            os._exit(1)
+    os.close(told)
+    try:
+        os.read(ready, 1)
+        fd = os.open(f"/proc/{pid}/ns/{'mnt' if root else 'user'}", os.O_RDONLY | os.O_CLOEXEC)
+        kernel.setns(fd, 0)
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
 def _knows_squashfs() -> bool:
     try:
         with open("/proc/filesystems", encoding="ascii") as file:
@@ -184,12 +249,12 @@ def _knows_squashfs() -> bool:
         return False
 
 
-def _help(program: str) -> bytes:
-    """What the program prints about its options."""
+def program_help(program: str, option: str) -> bytes:
+    """What the program prints of itself when it gets this one option."""
     read, write = os.pipe()
     actions = [(os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_DUP2, write, 2)]
     try:
-        pid = os.posix_spawn(program, [program, "--help"], {"LC_ALL": "C"}, file_actions=actions)
+        pid = os.posix_spawn(program, [program, option], {"LC_ALL": "C"}, file_actions=actions)
     except OSError:
         os.close(write)
         os.close(read)
@@ -203,15 +268,18 @@ def _help(program: str) -> bytes:
 
 def why_not(host: Host) -> RuntimeUnavailable:
     """The error for a host on which no container can run, with what an administrator can do."""
-    if not host.user_namespaces and not host.root:
-        return RuntimeUnavailable(
-            "this host gives no user namespaces to users, and hpcc needs one to mount an image",
-            hint="Ask the administrator to set user.max_user_namespaces above 0 (RHEL), "
-            "kernel.unprivileged_userns_clone=1 (Debian), or to allow hpcc in AppArmor (Ubuntu 24.04). "
-            "`hpcc doctor` shows what was tried.",
+    from hpcc.runtime.obstacles import obstacles, read_knobs
+
+    found = obstacles(read_knobs())
+    if host.user_namespaces or host.root:
+        message = f"this host {'' if host.root else 'gives user namespaces but '}denies mounts in namespaces of our own"
+        likely = "A security module does so, AppArmor on Ubuntu 24.04 above all."
+    else:
+        message = "this host gives no user namespaces to users, and hpcc needs one to mount an image"
+        likely = (
+            "The administrator can set user.max_user_namespaces above 0 (RHEL), kernel.unprivileged_userns_clone=1 "
+            "(Debian), or allow hpcc in AppArmor (Ubuntu 24.04)."
         )
-    return RuntimeUnavailable(
-        "this host gives user namespaces but denies mounts in them",
-        hint="Ubuntu 24.04 does so by AppArmor: the administrator can set "
-        "kernel.apparmor_restrict_unprivileged_userns=0. `hpcc doctor` shows what was tried.",
-    )
+    if found:
+        likely = f"Likely because {found[0].what}. An administrator can change that: {found[0].remedy}."
+    return RuntimeUnavailable(message, hint=f"{likely} `hpcc doctor` shows what was tried.")

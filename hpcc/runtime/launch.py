@@ -1,7 +1,7 @@
 """Do a plan: one loop over its operations, the last of which becomes the payload.
 
     <stage>/rootfs/    the image, read-only (rootfs.py), perhaps a holder's
-    <stage>/session/   tmpfs of this run: points/ upper/ work/ under/ files/
+    <stage>/session/   tmpfs of this run: points/ upper/ work/ under/ files/ images/ (attach.py)
     <stage>/final/     the container's root, until Pivot
 
 After Pivot the host's files are gone, so nothing may be imported any more from there on.
@@ -17,54 +17,94 @@ from hpcc.errors import RuntimeUnavailable, UsageError
 from hpcc.records import TYPE_CHECKING
 from hpcc.runtime import _kernel as kernel
 from hpcc.runtime import plan
+from hpcc.runtime.accounts import with_rows
 from hpcc.runtime.host import Host, enter_user_namespace
-from hpcc.runtime.payload import become, restore_signals, some_shell
-from hpcc.runtime.rootfs import RDONLY, Rootfs, Rung, bind, remount
-from hpcc.runtime.stage import make_points, resolve
-from hpcc.runtime.underlay import build_underlay
+from hpcc.runtime.layer import Place, lay
+from hpcc.runtime.payload import become, require_app, restore_signals, some_shell
+from hpcc.runtime.rootfs import Rootfs, Rung, bind, remount
+from hpcc.runtime.stage import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from hpcc.runtime.attach import Attached
+    from hpcc.runtime.cgroups import Group
+    from hpcc.runtime.images import Opened
 
 
 class Launcher:
     """Carries out operations in namespaces that rootfs.py or hold.py has entered. For one run, then gone."""
 
-    def __init__(self, image: Rootfs, rung: Rung, host: Host, stage: str, uid: int, gid: int) -> None:
-        self._image, self._rung, self._host = image, rung, host
+    def __init__(
+        self,
+        image: Rootfs,
+        rung: Rung,
+        host: Host,
+        stage: str,
+        uid: int,
+        gid: int,
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """tell: hears what the user should know of a run that has ended."""
+        self._image, self._rung, self._host, self._tell = image, rung, host, tell
         self._stage, self._uid, self._gid = stage, uid, gid
         self._session = f"{stage}/session"
         self._final = -1
         self._release_signals: Callable[[], None] | None = None  # of a process that holds them back until it execs
+        self._group: Group | None = None  # the payload's cgroup, where it has limits
+        self._filter = b""
+        self._dies_with_parent = False
         self._own: set[int] = set()  # devices of tmpfs's that this run made: there it may make mount points
+        self._opened: tuple[Opened, ...] = ()
+        self._images: Attached | None = None
+        self._home = ""  # the caller's mount namespace
+        self._spared: set[int] = set()  # children that this process had before
+
+    def take(self, opened: tuple[Opened, ...]) -> None:
+        """Have what MountImage mounts. In the caller's namespaces."""
+        self._opened = opened
+        self._home = os.readlink("/proc/self/ns/mnt") if opened else ""
 
     def run(self, ops: tuple[plan.Op, ...]) -> int:
         """Do `ops`. Returns only in a process that stayed beside the payload: the payload's status."""
         steps: dict[type, Callable[..., int | None]] = {
             plan.KeptDirectory: self._kept_directory,
-            plan.Unshare: self._unshare,
+            plan.MountImage: self._mount_image,
             plan.Layer: self._layer,
+            plan.Limit: self._limit,
+            plan.StayBeside: self._stay,
+            plan.Unshare: self._unshare,
             plan.Mount: self._mount,
             plan.BindMount: self._bind,
             plan.Link: self._link,
             plan.MakeDirectory: self._make_directory,
             plan.Accounts: self._accounts,
+            plan.Confine: self._confine,
             plan.Pivot: self._pivot,
+            plan.App: self._app,
             plan.ChangeDirectory: self._change_directory,
             plan.DropPrivileges: self._drop_privileges,
+            plan.Filter: self._set_filter,
             plan.Execute: self._execute,
             plan.Startscript: self._startscript,
         }
-        for op in ops:
-            try:
-                status = steps[type(op)](op)
-            except OSError as error:
-                raise RuntimeUnavailable(
-                    f"{plan.describe(op)}: {error.strerror}", hint="`hpcc doctor` tells what this host can do."
-                ) from None
-            if status is not None:
-                return status
-        raise AssertionError("a plan ends with Execute")
+        try:
+            for op in ops:
+                try:
+                    status = steps[type(op)](op)
+                except OSError as error:
+                    # Nobody reads the points of a layer.
+                    what = "Layer" if isinstance(op, plan.Layer) else plan.describe(op)
+                    raise RuntimeUnavailable(
+                        f"{what}: {error.strerror}", hint="`hpcc doctor` tells what this host can do."
+                    ) from None
+                if status is not None:
+                    return status
+            raise AssertionError("a plan ends with Execute")
+        except BaseException:
+            if self._images is not None:
+                self._images.close(self._stage, self._final)
+            raise
 
     def _kept_directory(self, op: plan.KeptDirectory) -> None:
         try:
@@ -86,7 +126,19 @@ class Launcher:
             kernel.set_hostname(op.hostname)
         return self._new_processes(op) if "pid" in op.kinds else None
 
-    def _new_processes(self, op: plan.Unshare) -> int | None:
+    def _limit(self, op: plan.Limit) -> None:
+        from hpcc.runtime.cgroups import Group
+
+        self._group = Group(op.settings, op.option)
+
+    def _stay(self, op: plan.StayBeside) -> int | None:
+        from hpcc.runtime.supervise import children
+
+        self._spared = children()
+        kernel.adopt_orphans()
+        return self._new_processes(None)
+
+    def _new_processes(self, op: plan.Unshare | None) -> int | None:
         import signal
 
         from hpcc.runtime.supervise import block_signals, release_signals
@@ -95,23 +147,41 @@ class Launcher:
         alive, parent = os.pipe()
         child = os.fork()
         if child:
-            return self._stay_beside(child, op)
+            try:
+                if self._images is None:
+                    return self._stay_beside(child, op)
+                self._images.leave(self._stage, self._final)
+                status = self._stay_beside(child, op)
+                self._images.close(self._stage, self._final)
+                return status
+            finally:
+                if self._group is not None:
+                    self._group.end(self._tell)
+        if self._images is not None:
+            self._images.forget()
         die_with_parent(alive, parent, signal.SIGKILL)
+        self._dies_with_parent = True
+        if self._group is not None:
+            self._group.enter()
         kernel.unshare(kernel.CLONE_NEWNS)  # so that Pivot does not move our parent as well
         os.close(self._final)  # in the parent's mount namespace
         self._open_final()
-        if op.init:
+        if op is not None and op.init:
             payload = os.fork()
             if payload:
                 os._exit(self._be_init(payload))
         self._release_signals = lambda: release_signals(mask)
         return None
 
-    def _stay_beside(self, child: int, op: plan.Unshare) -> int:
-        """Outside of the PID namespace, whose process 1 is `child`; the status to end with."""
-        from hpcc.runtime.supervise import supervise
+    def _stay_beside(self, child: int, op: plan.Unshare | None) -> int:
+        """Outside of the PID namespace, if there is one, whose process 1 is `child`; the status to end with."""
+        from hpcc.runtime.supervise import end_others, supervise
 
-        return supervise(child, bare=not op.init)
+        if op is not None:
+            return supervise(child, bare=not op.init)
+        status = supervise(child, bare=False, adopts=True)
+        end_others(self._spared, self._home)  # their root, which is to be closed, is gone for them anyway
+        return status
 
     def _be_init(self, payload: int) -> int:
         """Process 1, beside the payload; the status to end with. Its root changes at any moment: nothing to import."""
@@ -119,57 +189,23 @@ class Launcher:
 
         return supervise(payload, is_init=True, bare=False)
 
+    def _mount_image(self, op: plan.MountImage) -> None:
+        from hpcc.runtime.attach import Attached
+
+        if self._images is None:
+            self._make_session()
+            owned = self._host.root or self._rung.owners
+            owner = None if owned else (self._uid, self._gid)
+            self._images = Attached(self._host, f"{self._session}/images", owner)
+        (opened,) = [each for each in self._opened if each.number == op.number]
+        self._images.mount(opened)
+
     def _layer(self, op: plan.Layer) -> None:
-        self._make_session()
-        rootfs, final = f"{self._stage}/rootfs", f"{self._stage}/final"
-        root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        made = make_points(root, f"{self._session}/points", op.points)
-        if op.writable == "image":
-            self._make_points_in_image(root, op.points)
-        for path, readonly in op.overlays:
-            self._prepare_overlay(path, readonly=readonly)
-        below = [f"{path}/upper" for path, readonly in reversed(op.overlays) if readonly]
-        lower = ":".join([*([f"{self._session}/points"] if made else []), *below, rootfs])
-        if op.writable == "image":
-            bind(self._image.path, final)
-            remount(final, readonly=False)
-        elif op.writable:
-            kept = [path for path, readonly in op.overlays if not readonly]
-            self._writable(lower, final, kept[0] if op.writable == "overlay" else self._session)
-        elif not made and not below:
-            bind(rootfs, final)
-            remount(final, readonly=True)
-        elif self._host.overlay or below:
-            kernel.mount("overlay", final, "overlay", RDONLY, self._overlay_options(f"lowerdir={lower}"))
-        else:
-            build_underlay(root, rootfs, f"{self._session}/points", f"{self._session}/under")
-            bind(f"{self._session}/under", final)
-            remount(final, readonly=True)
-        os.close(root)
+        if self._images is None:
+            self._make_session()
+        owner = (self._uid, self._gid)
+        lay(op, Place(self._image, self._rung, self._host, self._stage, self._session, owner, self._images))
         self._open_final()
-
-    def _make_points_in_image(self, root: int, points: tuple[tuple[str, bool | None, str], ...]) -> None:
-        try:
-            make_points(root, self._image.path, points)
-        except OSError:
-            pass  # what mounts there will say so
-
-    def _prepare_overlay(self, path: str, *, readonly: bool) -> None:
-        if ":" in path or "," in path or "\\" in path:
-            raise UsageError(f"--overlay {path}: overlays cannot have colons, commas or backslashes in their path")
-        try:
-            if not stat.S_ISDIR(os.stat(path).st_mode):
-                raise UsageError(
-                    f"--overlay {path}: hpcc takes directories, not images, as overlays so far",
-                    hint="`mkdir DIR`, then --overlay DIR.",
-                )
-            for name in ("upper", "work") if not readonly else ():
-                os.makedirs(f"{path}/{name}", exist_ok=True)
-            os.stat(f"{path}/upper")
-        except OSError as error:
-            raise UsageError(
-                f"--overlay {path}: {error.strerror}", hint="A directory that exists; one that is :ro has an upper/."
-            ) from None
 
     def _open_final(self) -> None:
         # A recursive bind of a directory above the stage would take it along. Set in each namespace, since a copy of a
@@ -180,29 +216,9 @@ class Launcher:
     def _make_session(self) -> None:
         kernel.mount("tmpfs", self._session, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755")
         self._own.add(os.stat(self._session).st_dev)
-        for name in ("points", "upper", "work", "under", "files"):
+        for name in ("points", "upper", "work", "under", "files", "images"):
             os.mkdir(f"{self._session}/{name}")
         os.chmod(f"{self._session}/upper", 0o755)
-
-    def _overlay_options(self, options: str) -> str:
-        return options if self._host.root else f"{options},userxattr"
-
-    def _writable(self, lower: str, final: str, place: str) -> None:
-        """An overlay whose changes go to `place`/upper."""
-        upper = f"upperdir={place}/upper,workdir={place}/work"
-        root = os.stat(f"{self._stage}/rootfs")
-        if place == self._session:
-            os.chmod(f"{place}/upper", root.st_mode & 0o1777)
-        if self._rung.layer == "overlay":
-            flags = kernel.MS_NOSUID | kernel.MS_NODEV
-            kernel.mount("overlay", final, "overlay", flags, self._overlay_options(f"lowerdir={lower},{upper}"))
-            return
-        from hpcc.runtime.fuse import start_daemon
-
-        options = f"lowerdir={lower},{upper},squash_to_uid={self._uid},squash_to_gid={self._gid}"
-        daemon = start_daemon([self._host.fuse_overlayfs, "-f", "-o", options, "{fuse}"])
-        kernel.unshare(kernel.CLONE_NEWNS)  # the daemon stays in the one with the lower layer
-        daemon.mount(final, readonly=False)
 
     def _open_target(self, target: str, *, directory: bool) -> int:
         """A descriptor of the place to mount on; made where it is missing on a tmpfs of ours."""
@@ -237,7 +253,13 @@ class Launcher:
             flags = kernel.MS_NOSUID | kernel.MS_NOEXEC | (0 if op.kind == "devpts" else kernel.MS_NODEV)
         try:
             kernel.mount(op.kind, f"/proc/self/fd/{fd}", op.kind, flags, op.options)
-        except OSError:
+        except OSError as error:
+            if op.kind == "proc" and error.errno == errno.EPERM:
+                raise RuntimeUnavailable(
+                    "a PID namespace cannot have its /proc here: parts of this host's are hidden, as in containers",
+                    hint="Docker hides nothing with --security-opt systempaths=unconfined, Kubernetes with procMount: "
+                    "Unmasked. --contain needs no PID namespace.",
+                ) from None
             if op.kind != "devpts":
                 raise
             bind("/dev/pts", f"/proc/self/fd/{fd}")  # kernels without instances for users
@@ -248,6 +270,10 @@ class Launcher:
             os.close(fd)
 
     def _bind(self, op: plan.BindMount) -> None:
+        if op.image and self._images is not None:
+            with self._images.path(op.image, op.source) as (source, directory):
+                self._bind_on(source, op.target, directory=directory, readonly=op.readonly)
+            return
         try:
             status = os.stat(op.source)
         except OSError as error:
@@ -290,11 +316,9 @@ class Launcher:
         os.close(self._open_target(op.path, directory=True))
 
     def _accounts(self, op: plan.Accounts) -> None:
-        entries = (
-            ("passwd", f"{op.user}:x:{op.uid}:{op.gid}::{op.home}:/bin/sh", op.uid),
-            ("group", _group(op.gid), op.gid),
-        )
-        for name, line, number in entries:
+        user = f"{op.user}:x:{op.uid}:{op.gid}:{op.gecos}:{op.home}:{op.shell}"
+        groups = [(gid, f"{name}:x:{gid}:{op.user}") for name, gid in op.groups]
+        for name, rows in (("passwd", [(op.uid, user)]), ("group", groups)):
             try:
                 fd, _, missing = resolve(self._final, f"/etc/{name}")
             except OSError:
@@ -303,21 +327,23 @@ class Launcher:
                 if missing or not stat.S_ISREG(os.fstat(fd).st_mode):
                     continue  # a hostile image has a fifo there
                 with open(f"/proc/self/fd/{fd}", "rb") as file:
-                    content = file.read(1 << 20)
+                    content = with_rows(file.read(1 << 20), rows)
             except OSError:
                 continue
             finally:
                 os.close(fd)
-            rows = [row.split(b":") for row in content.split(b"\n")]
-            if any(len(row) > 2 and row[2] == str(number).encode() for row in rows):
+            if content is None:
                 continue
-            if content and not content.endswith(b"\n"):
-                content += b"\n"
             path = f"{self._session}/files/{name}"
             with open(path, "wb") as file:
-                file.write(content + line.encode() + b"\n")
+                file.write(content)
             os.chmod(path, 0o644)
             self._bind_on(path, f"/etc/{name}", directory=False)
+
+    def _confine(self, op: plan.Confine) -> None:
+        from hpcc.runtime.confine import confine_exec
+
+        confine_exec(op.selinux, op.apparmor)
 
     def _pivot(self, op: plan.Pivot) -> None:
         os.close(self._final)
@@ -325,6 +351,9 @@ class Launcher:
         kernel.pivot_root(".", ".")
         kernel.unmount(".")
         os.chdir("/")
+
+    def _app(self, op: plan.App) -> None:
+        require_app(op.name, op.runs)
 
     def _change_directory(self, op: plan.ChangeDirectory) -> None:
         for path in op.candidates:
@@ -339,12 +368,27 @@ class Launcher:
             return
 
     def _drop_privileges(self, op: plan.DropPrivileges) -> None:
-        if self._rung.as_root:
-            enter_user_namespace(self._uid, self._gid)
+        uid, gids = op.identity or (self._uid, (self._gid,))
+        if self._rung.as_root or (op.identity and not self._host.root):
+            if len(gids) > 1:
+                raise UsageError(
+                    f"--security gid:{':'.join(map(str, gids))}: in a user namespace one group is possible",
+                    hint=f"--security gid:{gids[0]}",
+                )
+            enter_user_namespace(uid, gids[0])
+            if self._dies_with_parent:  # the kernel has forgotten that
+                kernel.set_parent_death_signal(9)
+        elif op.identity:
+            kernel.set_ids(uid, gids)
+            if self._dies_with_parent:  # another user's process forgets that
+                kernel.set_parent_death_signal(9)
         os.umask(op.umask)
         kernel.limit_capabilities(op.kept)
         if not op.fakeroot:
             kernel.set_no_new_privs()
+
+    def _set_filter(self, op: plan.Filter) -> None:
+        self._filter = op.program  # until right before the payload: it may forbid what we still have to do
 
     def _execute(self, op: plan.Execute) -> None:
         environment = dict(op.environment)
@@ -358,7 +402,21 @@ class Launcher:
             argv = ("/bin/sh", "-c", op.script, "hpcc", *argv)
         if self._release_signals is not None:
             self._release_signals()
+        if self._filter:
+            self._apply_filter()
         become(argv, environment)
+
+    def _apply_filter(self) -> None:
+        try:
+            try:
+                kernel.set_seccomp(self._filter)
+            except PermissionError:  # --fakeroot without the capability for it
+                kernel.set_no_new_privs()
+                kernel.set_seccomp(self._filter)
+        except OSError as error:
+            raise RuntimeUnavailable(
+                f"--security seccomp: the kernel does not take the filter: {error.strerror}", hint="Leave it out here."
+            ) from None
 
     def _startscript(self, op: plan.Startscript) -> None:
         try:
@@ -402,13 +460,3 @@ def _is_closed(pipe: int) -> bool:
         return False
     finally:
         os.close(pipe)
-
-
-def _group(gid: int) -> str:
-    import grp
-
-    try:
-        name = grp.getgrgid(gid).gr_name
-    except KeyError:
-        name = f"group{gid}"
-    return f"{name}:x:{gid}:"

@@ -8,7 +8,6 @@ library with the same soname, as all of MPICH's ABI have it (libmpi.so.12), is r
 from __future__ import annotations
 
 import os
-from fnmatch import fnmatchcase
 from glob import glob, has_magic
 
 from hpcc.errors import UsageError
@@ -17,6 +16,7 @@ from hpcc.runtime.binds import Bind, parse_bind, split_binds
 from hpcc.runtime.environment import PREPEND_LIBRARIES
 from hpcc.runtime.libraries import is_for_this_machine, names_of
 from hpcc.runtime.spec import Devices
+from hpcc.siterules import matches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,9 +48,7 @@ def of_profile(profile: Profile, settings: Settings) -> Devices:
     binds += [parse_bind(text, "/") for item in profile.bind for text in split_binds(item)]
     for pattern in profile.devices:
         binds += [Bind(path, path, optional=True, device=True) for path in sorted(glob(pattern))]
-    passed = [
-        pair for pair in settings.environ.items() if any(fnmatchcase(pair[0], pattern) for pattern in profile.env)
-    ]
+    passed = [pair for pair in settings.environ.items() if any(matches(pattern, pair[0]) for pattern in profile.env)]
     return Devices(tuple(binds), (*passed, *profile.set, *(((PREPEND_LIBRARIES, first),) if first else ())))
 
 

@@ -29,6 +29,15 @@ def some_shell(arguments: tuple[str, ...]) -> tuple[str, ...]:
     return ("/bin/sh", *arguments)
 
 
+def require_app(name: str, runs: str) -> None:
+    """CommandNotFound unless the container has this SCIF app, and the file `runs`, where that is not empty."""
+    hint = "`hpcc inspect --list-apps IMAGE` shows those of an image."
+    if not os.path.isdir(f"/scif/apps/{name}"):
+        raise CommandNotFound(f"could not locate the container application: {name}", hint=hint)
+    if runs and not os.path.lexists(runs):
+        raise CommandNotFound(f"no {os.path.basename(runs)} for contained app: {name}", hint=hint)
+
+
 def become(argv: tuple[str, ...], environment: dict[str, str]) -> None:
     """execvpe in the container, by the container's PATH; CommandNotFound says why it is not possible."""
     name = argv[0]

@@ -57,8 +57,9 @@ class Rung(NamedTuple):
     root: str  # kernel | fuse | squashfuse | unpacked | directory
     squash: bool  # its files appear as the caller's
     as_root: bool  # in a namespace where the caller is 0, and the payload in one nested in it
-    layer: str  # "" | overlay | fuse-overlayfs
+    layer: str  # "" | overlay | fuse-overlayfs | copy
     fakeroot: bool = False  # in a namespace where the caller is 0, and the payload stays there
+    owners: bool = False  # and where other owners have ids as well
 
 
 def choose_rung(
@@ -69,14 +70,16 @@ def choose_rung(
     rootfs: str = "auto",
     layer: str = "auto",
     fakeroot: str = "",
+    kept: bool = False,
 ) -> Rung:
     """The first rung of each ladder that works here. Pure. RuntimeUnavailable says what is missing.
 
     `rootfs` and `layer` force a rung (settings rootfs and writable). fakeroot: "" for none; "ids", with ids for other
-    owners than root; "alone", without.
+    owners than root; "alone", without. kept: with layers that lie on a disk, as by --overlay, so that no copy will do.
     """
     if fakeroot:
-        return _fakeroot(choose_rung(host, image, writable=writable, rootfs=rootfs, layer=layer), host, fakeroot)
+        plain = choose_rung(host, image, writable=writable, rootfs=rootfs, layer=layer, kept=kept)
+        return _fakeroot(plain, host, fakeroot)
     if not host.mounts:
         raise why_not(host)
     roots = _roots(host, image)
@@ -92,27 +95,36 @@ def choose_rung(
         rung = _writable(host, image, root, layer)
         if rung is not None:
             return rung
-    raise RuntimeUnavailable(f"this host has no way to make {image.path} writable ({layer})", hint=_INSTALL)
+    if layer in ("auto", "copy") and roots[-1] in ("unpacked", "directory") and not kept:
+        return Rung(roots[-1], True, False, "copy")
+    raise RuntimeUnavailable(f"this host has no way to {_what(image, kept)} ({layer})", hint=_INSTALL)
+
+
+def _what(image: Rootfs, kept: bool) -> str:
+    return f"put an --overlay over {image.path}" if kept else f"make {image.path} writable"
 
 
 def _fakeroot(rung: Rung, host: Host, kind: str) -> Rung:
     """The same rung in a namespace where the caller is root: files keep their owners, where those have ids there."""
     squash = kind == "alone" and (rung.root == "fuse" or (rung.root == "squashfuse" and host.squash))
     # Without ids, and where the mount cannot help, owners are unknown to the kernel, which then copies nothing up.
-    layer = "overlay" if rung.layer and host.overlay and (kind == "ids" or squash) else rung.layer
-    return rung._replace(squash=squash, as_root=False, layer=layer, fakeroot=True)
+    layer = "overlay" if rung.layer not in ("", "copy") and host.overlay and (kind == "ids" or squash) else rung.layer
+    return rung._replace(squash=squash, as_root=False, layer=layer, fakeroot=True, owners=kind == "ids")
 
 
 def _roots(host: Host, image: Rootfs) -> list[str]:
     if image.kind == "directory":
         return ["directory"]
-    found = ["kernel"] if host.root and host.loop and image.trusted else []
-    if host.fuse and image.compressor != LZO:
-        found.append("fuse")
+    kernel_too = ["kernel"] if host.root and host.loop and image.trusted else []
+    return [*kernel_too, *_servers(host, image), "unpacked"]
+
+
+def _servers(host: Host, image: Rootfs) -> list[str]:
+    """What can serve it over FUSE, the better one first: ours is quicker, and has the caller's ids; lz4 is an extra."""
+    found = ["fuse"] if host.fuse and image.compressor != LZO else []
     if host.squashfuse:
-        # lz4 is in an extra of ours. For the other compressors our own server is quicker, and has the caller's ids.
-        found.insert(len(found) - 1 if image.compressor == LZ4 and found[-1:] == ["fuse"] else len(found), "squashfuse")
-    return [*found, "unpacked"]
+        found.insert(0 if image.compressor == LZ4 else len(found), "squashfuse")
+    return found
 
 
 def _squashes(host: Host, root: str) -> bool:
@@ -145,11 +157,8 @@ def mount_rootfs(
     if not host.root and not entered:
         enter_user_namespace(*((0, 0) if rung.as_root else (uid, gid)))
     daemon: Daemon | None = None
-    owner = (uid, gid) if rung.squash and not host.root else None
-    if rung.root == "fuse":
-        daemon = start_server(_own_server(image, owner), (image.fd,))
-    elif rung.root == "squashfuse":
-        daemon = start_daemon(_squashfuse(host, image, owner), (image.fd,))
+    if rung.root in ("fuse", "squashfuse"):
+        daemon = start_squashfs(host, image, (uid, gid) if rung.squash and not host.root else None, by=rung.root)
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount("", "/", "", kernel.MS_REC | kernel.MS_SLAVE)
     kernel.mount("tmpfs", stage, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755")
@@ -172,8 +181,30 @@ def mount_rootfs(
         remount(target, readonly=True)
 
 
-def _own_server(image: Rootfs, owner: tuple[int, int] | None) -> Callable[[int], None]:
-    """InvalidImage where it cannot be served. What is imported here is not imported in the daemon."""
+def start_squashfs(
+    host: Host, image: Rootfs, owner: tuple[int, int] | None, *, by: str = "", is_layer: bool = False
+) -> Daemon:
+    """Have a daemon wait that serves the squashfs of an open file. `owner`: whose its files shall seem.
+
+    by: fuse or squashfuse, else the better one. is_layer: of an overlay, which it may tell what is opaque.
+    Raises OSError; InvalidImage, UnsupportedImage; RuntimeUnavailable where nothing can serve it.
+    """
+    if not by:
+        servers = _servers(host, image)
+        if not servers:
+            raise RuntimeUnavailable(f"this host has nothing to mount {image.path} with", hint=_INSTALL)
+        by = servers[0]
+    if by == "fuse":
+        return start_server(_own_server(image, owner, is_layer=is_layer), (image.fd,))
+    options = f"offset={image.offset}"
+    if owner is not None and host.squash:
+        options += f",uid={owner[0]},gid={owner[1]}"
+    argv = [host.squashfuse, "-f", "-o", options, f"/proc/self/fd/{image.fd}", "{fuse}"]
+    return start_daemon(argv, (image.fd,))
+
+
+def _own_server(image: Rootfs, owner: tuple[int, int] | None, *, is_layer: bool) -> Callable[[int], None]:
+    """What is imported here is not imported in the daemon."""
     from hpcc.sitepath import load_site_packages
 
     load_site_packages()
@@ -184,15 +215,8 @@ def _own_server(image: Rootfs, owner: tuple[int, int] | None) -> Callable[[int],
         opened = open_squashfs(lambda at, length: os.pread(image.fd, length, image.offset + at), image.size)
     except InvalidImage as error:
         raise type(error)(f"{image.path}: {error.message}", hint=error.hint) from None
-    server = Server(opened, owner)
+    server = Server(opened, owner, is_layer=is_layer)
     return lambda fd: serve(fd, server)
-
-
-def _squashfuse(host: Host, image: Rootfs, owner: tuple[int, int] | None) -> list[str]:
-    options = f"offset={image.offset}"
-    if owner is not None:
-        options += f",uid={owner[0]},gid={owner[1]}"
-    return [host.squashfuse, "-f", "-o", options, f"/proc/self/fd/{image.fd}", "{fuse}"]
 
 
 def bind(source: str, target: str) -> None:

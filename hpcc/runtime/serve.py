@@ -28,17 +28,21 @@ _TYPES = {
     DIRECTORY: stat.S_IFDIR, REGULAR: stat.S_IFREG, SYMLINK: stat.S_IFLNK, BLOCK: stat.S_IFBLK, CHAR: stat.S_IFCHR,
     FIFO: stat.S_IFIFO, SOCKET: stat.S_IFSOCK,
 }  # fmt: skip
-_HIDDEN = (b"user.overlay.", b"trusted.overlay.")  # an image tells no overlay of ours what to do
+_OF_OVERLAYS = (b"user.overlay.", b"trusted.overlay.")
 
 Result = bytes | int | None
 """The result of a request, an errno, or None where no answer is wanted."""
 
 
 class Server:
-    """Answers for one image. owner: (uid, gid) that each file belongs to; None: as the image says."""
+    """Answers for one image. owner: (uid, gid) that each file belongs to; None: as the image says.
 
-    def __init__(self, image: SquashFS, owner: tuple[int, int] | None) -> None:
+    is_layer: of an overlay that somebody made as one. Any other image tells no overlay of ours what to do.
+    """
+
+    def __init__(self, image: SquashFS, owner: tuple[int, int] | None, *, is_layer: bool = False) -> None:
         self._image, self._owner = image, owner
+        self._hidden: tuple[bytes, ...] = () if is_layer else _OF_OVERLAYS
         self._flags = 0
         self._listings: dict[int, dict[bytes, int]] = {}
         self._files: dict[int, Inode] = {}
@@ -183,14 +187,14 @@ class Server:
             return errno.ENOSYS  # then the kernel does not ask again
         name = arguments[8:-1]
         for each, value in self._inode(node).xattrs:
-            if each == name and not name.startswith(_HIDDEN):
+            if each == name and not name.startswith(self._hidden):
                 return fuse.xattr_result(value, fuse.xattr_size(arguments))
         return errno.ENODATA
 
     def _listxattr(self, node: int, arguments: bytes) -> Result:
         if not self._image.has_xattrs:
             return errno.ENOSYS
-        names = (name for name, _ in self._inode(node).xattrs if not name.startswith(_HIDDEN))
+        names = (name for name, _ in self._inode(node).xattrs if not name.startswith(self._hidden))
         return fuse.xattr_result(b"".join(name + b"\0" for name in names), fuse.xattr_size(arguments))
 
 

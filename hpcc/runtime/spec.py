@@ -17,11 +17,14 @@ import posixpath
 
 from hpcc.errors import UsageError
 from hpcc.records import TYPE_CHECKING, NamedTuple
-from hpcc.runtime.binds import Bind, absolute, parse_bind, parse_mount, split_binds
+from hpcc.runtime.binds import Bind, Overlay, absolute, parse_bind, parse_mount, split_binds
 from hpcc.runtime.environment import RunConfig, container_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from hpcc.runtime.limits import Setting
+    from hpcc.runtime.security import Security
 
 
 _SYSTEM_DIRECTORIES = frozenset(
@@ -74,7 +77,7 @@ class Options(NamedTuple):
     add_caps: str = ""
     drop_caps: str = ""
     keep_privs: bool = False
-    overlay: tuple[str, ...] = ()
+    overlays: tuple[Overlay, ...] = ()  # of all kinds, as images.py has found them
     scratch: tuple[str, ...] = ()
     workdir: str | None = None
     no_mount: tuple[str, ...] = ()
@@ -89,10 +92,15 @@ class Options(NamedTuple):
     no_init: bool = False
     shell: str | None = None
     devices: Devices = Devices()
+    limits: tuple[Setting, ...] = ()
+    limits_by: str = ""
+    security: Security | None = None
+    app: str | None = None
+    passed: tuple[str, ...] = ()  # patterns of variables that reach a clean environment too
 
 
 class Caller(NamedTuple):
-    """Who runs it, from where."""
+    """Who runs it, from where; `login_gid`, `gecos`, `shell` and `groups` (name, gid) by the user database."""
 
     uid: int
     gid: int
@@ -101,6 +109,21 @@ class Caller(NamedTuple):
     cwd: str
     umask: int
     environ: Mapping[str, str]
+    login_gid: int = 0
+    gecos: str = ""
+    shell: str = "/bin/sh"
+    groups: tuple[tuple[str, int], ...] = ()
+
+
+class Account(NamedTuple):
+    """The payload's line in /etc/passwd, and those of its groups, (name, gid), in /etc/group."""
+
+    user: str
+    uid: int
+    gid: int
+    gecos: str = ""
+    shell: str = "/bin/sh"
+    groups: tuple[tuple[str, int], ...] = ()
 
 
 class Container(NamedTuple):
@@ -112,7 +135,7 @@ class Container(NamedTuple):
     scripts: bool  # the image's environment stands in /.singularity.d/env, which needs a shell to read
     cwd: tuple[str, ...]  # the first that exists; the only one must
     home: str
-    account: tuple[str, int, int]
+    account: Account
     binds: tuple[Bind, ...]
     temporary: tuple[str, ...]  # directories that are empty and discarded
     kept: tuple[tuple[str, int], ...]  # directories on the host, made where missing, and their modes
@@ -122,11 +145,18 @@ class Container(NamedTuple):
     hostname: str
     init: bool
     writable: str  # "", "tmpfs", "image", or "overlay"
-    overlays: tuple[tuple[str, bool], ...]  # directories, lowest first, and whether they are only read
+    overlays: tuple[Overlay, ...]  # lowest first
     umask: int
     fakeroot: bool = False
     capabilities: int = 0  # a mask of those that the payload keeps
     devices: tuple[Bind, ...] = ()  # before the binds, so that a user's own are on top
+    implied: tuple[str, ...] = ()  # namespaces that a mode has and nobody asked for by name
+    owns_kernel: bool = False  # root calls, to whom the kernel's knobs in /proc and /sys belong
+    limits: tuple[Setting, ...] = ()
+    limits_by: str = ""  # the options that ask for them
+    security: Security | None = None
+    identity: tuple[int, tuple[int, ...]] | None = None  # of the payload: its uid and gids, where not the caller's
+    app: str = ""  # a SCIF app of the image
 
 
 def container_spec(
@@ -181,6 +211,7 @@ def container_spec(
         binds += _of_job(options, caller, home, [*binds, *wanted], contain=contain)
     binds += wanted
 
+    app, identity = _app(options), _identity(options, caller)
     environment, override = container_environment(
         image_name,
         image_path,
@@ -194,6 +225,8 @@ def container_spec(
         job=options.job_env,
         binds=options.binds,
         devices=options.devices.env,
+        app=app,
+        passed=options.passed,
     )
     if len((options.hostname or "").encode()) > MOST_HOSTNAME:
         raise UsageError(f"--hostname {options.hostname!r}: at most {MOST_HOSTNAME} bytes are possible")
@@ -202,13 +235,13 @@ def container_spec(
     if options.uts or options.hostname:
         namespaces.append("uts")
     return Container(
-        _argv(config, command, arguments, options.shell),
+        _argv(config, command, arguments, options.shell, app),
         environment,
         override,
         config.scripts,
         _cwd(options, caller.cwd, home, binds if contain else None, config.directory if compat and not brought else ""),
         home,
-        ("root", 0, 0) if options.fakeroot else (caller.user, caller.uid, caller.gid),
+        _account(options, caller, identity),
         tuple(binds),
         () if workdir else tuple(target for target, _, _ in empty),
         tuple((f"{workdir}/{name}", mode) for _, name, mode in empty) if workdir else (),
@@ -218,15 +251,50 @@ def container_spec(
         options.hostname or "",
         "pid" in namespaces and not (options.no_init or compat),
         _writable(options),
-        tuple(_overlay(text, caller.cwd) for item in options.overlay for text in split_binds(item)),
+        options.overlays,
         0o022 if options.no_umask or compat else caller.umask,
         options.fakeroot,
-        _capabilities(options),
+        kept_capabilities(options),
         _devices(options.devices.binds, contain),
+        tuple(name for name in namespaces if not asked.get(name, True)),
+        caller.uid == 0,
+        options.limits,
+        options.limits_by,
+        options.security,
+        identity,
+        app,
     )
 
 
-def _capabilities(options: Options) -> int:
+def _app(options: Options) -> str:
+    if options.app is None:
+        return ""
+    from hpcc.runtime.apps import check_app
+
+    return check_app(options.app)
+
+
+def _identity(options: Options, caller: Caller) -> tuple[int, tuple[int, ...]] | None:
+    if options.security is None:
+        return None
+    from hpcc.runtime.security import identity
+
+    found = identity(options.security, caller.uid, caller.gid)
+    if found and options.fakeroot:
+        raise UsageError("--fakeroot and --security uid or gid exclude each other", hint="Each says who one is inside.")
+    return found
+
+
+def _account(options: Options, caller: Caller, identity: tuple[int, tuple[int, ...]] | None) -> Account:
+    if options.fakeroot:
+        return Account("root", 0, 0, groups=(("root", 0),))
+    if identity is not None:
+        name = options.security.user if options.security and options.security.user else caller.user
+        return Account(name, identity[0], identity[1][0])
+    return Account(caller.user, caller.uid, caller.login_gid, caller.gecos, caller.shell, caller.groups)
+
+
+def kept_capabilities(options: Options) -> int:
     """Those of its own user namespace, for real root of the host, that the payload keeps. UsageError."""
     if not (options.fakeroot or options.keep_privs or options.add_caps or options.drop_caps):
         return 0
@@ -238,21 +306,18 @@ def _capabilities(options: Options) -> int:
 
 def _writable(options: Options) -> str:
     """What writes to the root go to. UsageError for options that exclude each other."""
-    overlay = any(not text.endswith(":ro") for item in options.overlay for text in split_binds(item))
-    chosen = {"--writable": options.writable, "--overlay": overlay, "--writable-tmpfs": options.writable_tmpfs}
+    overlay = any(not each.readonly for each in options.overlays)  # with --writable it is the image's own
+    chosen = {
+        "--writable": options.writable,
+        "--overlay": overlay and not options.writable,
+        "--writable-tmpfs": options.writable_tmpfs,
+    }
     given = [name for name, is_given in chosen.items() if is_given]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} exclude each other", hint="Each says where what is written goes.")
-    if options.compat and not given:
-        return "tmpfs"
-    return {"--writable": "image", "--overlay": "overlay", "--writable-tmpfs": "tmpfs"}[given[0]] if given else ""
-
-
-def _overlay(text: str, cwd: str) -> tuple[str, bool]:
-    path, colon, option = text.rpartition(":")
-    if colon and option not in ("ro", "rw"):
-        path, colon = text, ""
-    return posixpath.normpath(posixpath.join(cwd, path if colon else text)), colon == ":" and option == "ro"
+    if overlay or not given:
+        return "overlay" if overlay else "tmpfs" if options.compat else ""
+    return "image" if options.writable else "tmpfs"
 
 
 def _home(options: Options, caller: Caller) -> tuple[str, str]:
@@ -303,16 +368,22 @@ def _devices(binds: tuple[Bind, ...], contain: bool) -> tuple[Bind, ...]:
 
 def _is_covered(path: str, binds: list[Bind]) -> bool:
     return any(
-        bind.source == bind.target and (path == bind.source or path.startswith(bind.source + "/")) for bind in binds
+        bind.source == bind.target and (path == bind.source or path.startswith(bind.source + "/"))
+        for bind in binds
+        if not bind.image
     )
 
 
-def _argv(config: RunConfig, command: str, arguments: tuple[str, ...], shell: str | None) -> tuple[str, ...]:
+def _argv(config: RunConfig, command: str, arguments: tuple[str, ...], shell: str | None, app: str) -> tuple[str, ...]:
     """The payload. Empty: a shell, whichever the image has."""
     if command == "exec":
         return arguments
     if command == "shell":
         return (shell, *arguments) if shell else ("", *arguments)
+    if app and command == "run":
+        from hpcc.runtime.apps import file_of
+
+        return (file_of(app, "runscript"), *arguments)
     if config.runscript:
         return (config.runscript, *arguments)
     return (*config.entrypoint, *(arguments or config.cmd)) or ("",)

@@ -5,9 +5,18 @@ component is opened relative to the one before, never followed by the kernel, an
 that was found, not a path.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
+
+from hpcc.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hpcc.runtime.plan import Point
 
 _WALK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 MAX_LINKS = 40
@@ -61,14 +70,14 @@ def resolve(root: int, path: str) -> tuple[int, list[str], list[str]]:
             os.close(fd)
 
 
-def make_points(root: int, layer: str, points: tuple[tuple[str, bool | None, str], ...]) -> bool:
+def make_points(root: int, layer: str, points: Iterable[Point]) -> bool:
     """Make in the directory `layer` what the image `root` lacks of `points`; whether that was anything.
 
     `layer` then goes on top of the image: its directories merge with the image's, of which they take the modes.
     Points whose source does not exist are left out.
     """
     made = False
-    for path, is_directory, source in points:
+    for path, is_directory, source, *_ in points:
         if is_directory is None:
             try:
                 is_directory = stat.S_ISDIR(os.stat(source).st_mode)
@@ -127,5 +136,26 @@ def read_in_root(root: str, path: str, limit: int = 1 << 20) -> bytes | None:
             return file.read(limit)
     except OSError:
         return None
+    finally:
+        os.close(fd)
+
+
+def names_in_root(root: str, path: str) -> list[str]:
+    """The directories in a directory below the directory `root`, links followed as if that were "/", but not those in
+    it; none where there is none."""
+    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd, _, missing = resolve(top, path)
+    except OSError:
+        return []
+    finally:
+        os.close(top)
+    try:
+        if missing:
+            return []
+        with os.scandir(f"/proc/self/fd/{fd}") as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except OSError:
+        return []
     finally:
         os.close(fd)

@@ -6,6 +6,7 @@ that `scancel` would wait for its KILL. So where such a signal would have ended 
 
 import os
 import signal
+import time
 
 _ALL = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 _DEADLY = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
@@ -13,6 +14,7 @@ _DEADLY = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTER
 _STOPPING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _SI_KERNEL = 128
 _LOOK_AGAIN = 0.05  # seconds; a shell blocks signals for the moment of a fork
+_PATIENCE = 1.0  # seconds between TERM and KILL
 
 
 def block_signals() -> set[signal.Signals]:
@@ -31,10 +33,11 @@ def release_signals(mask: set[signal.Signals]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def supervise(child: int, *, is_init: bool = False, bare: bool = True) -> int:
+def supervise(child: int, *, is_init: bool = False, bare: bool = True, adopts: bool = False) -> int:
     """Forward signals to `child` until it ends; its exit status as a shell counts it (128 + N for signal N).
 
-    bare: the child is process 1 of its namespace. is_init: we are, and reap what loses its parent.
+    bare: the child is process 1 of its namespace. is_init: we are, and reap what loses its parent; adopts: so we do
+    without being process 1 (kernel.adopt_orphans).
     Signals must be blocked (block_signals).
     """
     ended_by = 0
@@ -50,7 +53,7 @@ def supervise(child: int, *, is_init: bool = False, bare: bool = True) -> int:
             continue
         number = info.si_signo
         if number == signal.SIGCHLD:
-            status = _reap(child, is_init)
+            status = _reap(child, is_init or adopts)
             if status is not None:
                 return 128 + ended_by if ended_by and status == 128 + signal.SIGKILL else status
             continue
@@ -93,6 +96,60 @@ def serve() -> int:
             _kill_all(number)
         if ended_by and not _kill_all(0):
             return 128 + ended_by
+
+
+def end_others(spared: set[int], home: str) -> None:
+    """End what a payload has left to this process (kernel.adopt_orphans): TERM, after a second KILL.
+
+    Not the `spared`, which were there before it, nor who is in the mount namespace `home`: a shell that became hpcc may
+    have had children of its own.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    told: set[int] = set()
+    while True:
+        _reap(0, True)
+        left = [pid for pid in children() - spared if _mount_namespace(pid) not in (home, "")]
+        if not left:
+            return
+        late = time.monotonic() > deadline
+        for pid in left:
+            if late or pid not in told:
+                told.add(pid)
+                try:
+                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+                    os.kill(pid, signal.SIGCONT)
+                except ProcessLookupError:
+                    pass
+        signal.sigtimedwait({signal.SIGCHLD}, _LOOK_AGAIN)
+
+
+def children() -> set[int]:
+    """Of this process; where the kernel keeps no list (CONFIG_PROC_CHILDREN), found among all processes."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return set()
+    try:
+        with open("/proc/thread-self/children", "rb") as file:
+            return {int(pid) for pid in file.read().split()}
+    except OSError:
+        return {int(pid) for pid in os.listdir("/proc") if pid.isdecimal() and _parent(pid) == os.getpid()}
+
+
+def _parent(pid: str) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read(1024).rpartition(b")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _mount_namespace(pid: int) -> str:
+    """ "" where it has none any more: a process that has ended, and is to be waited for."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return ""
 
 
 def _kill_all(number: int) -> bool:

@@ -82,7 +82,7 @@ def _of_cgroup(path: str) -> Usage:
         _number(f"{path}/memory.max") or _host_memory(),
         sum(int(value) for name, value in blocks if name == "rbytes"),
         sum(int(value) for name, value in blocks if name == "wbytes"),
-        _number(f"{path}/pids.current"),
+        _number(f"{path}/pids.current") or len(_lines(f"{path}/cgroup.procs")),  # where pids are not counted
         _number(f"{path}/pids.max"),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hpcc.errors import InvalidImage, Truncated, UsageError
 from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.sif import descriptor, header
-from hpcc.sif.descriptor import PART_PRIMARY_SYSTEM, Descriptor
+from hpcc.sif.descriptor import PART_OVERLAY, PART_PRIMARY_SYSTEM, Descriptor
 from hpcc.sif.header import Header
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ class Sif(NamedTuple):
                 hint="`hpcc sif list` shows what it holds",
             )
         return found[0]
+
+    def overlays(self) -> tuple[Descriptor, ...]:
+        """The partitions that go over the root, lowest first."""
+        return tuple(each for each in self.descriptors if (p := each.partition) and p.part == PART_OVERLAY)
 
     def by_id(self, id: int) -> Descriptor:
         """UsageError when there is no such object."""

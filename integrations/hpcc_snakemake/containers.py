@@ -51,8 +51,11 @@ def image(
         "compat": compat, "contain": contain, "containall": containall, "cleanenv": cleanenv, "nv": nv, "rocm": rocm,
     }  # fmt: skip
     made = SifPath(uri, option_words(flags, binds, env or {}, args))
-    workflow = current_workflow()
-    if workflow is None or (not _calls_containers() and _is_going_to_execute()):
+    if current_workflow() is not None and _calls_containers():
+        return made
+    if "{" in uri:
+        raise UsageError(f"image({uri!r}): wildcards need Snakemake 9", hint="Name each image in a rule of its own.")
+    if current_workflow() is None or _is_going_to_execute():
         made.fetch(str(made))
     return made
 
@@ -103,8 +106,7 @@ class SifPath(str):
         from hpcc.settings import Settings
 
         self.prepare(path)
-        settings, progress = Settings.from_environ(), _Warnings()
-        sys.stderr.write(f"Pulling {self.uri} by hpcc.\n")
+        settings, progress = Settings.from_environ(), _Lines(self.uri)
         opened = open_image(self.uri, settings, progress=progress)
         try:
             place_image(opened, path, settings, progress, replace=False, link=True)
@@ -120,11 +122,17 @@ class SifPath(str):
         write_options(path, self.options)
 
 
-class _Warnings(Progress):
-    """Snakemake's terminal is Snakemake's."""
+class _Lines(Progress):
+    """Little, since the terminal is Snakemake's."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def stage(self, name: str, total: int = 0) -> None:
+        sys.stderr.write(f"hpcc: {self._uri}: {name}\n")
 
     def warning(self, text: str) -> None:
-        sys.stderr.write(f"WARNING: {text}\n")
+        sys.stderr.write(f"hpcc: {self._uri}: {text}\n")
 
 
 def _path(uri: str, options: tuple[str, ...]) -> str:

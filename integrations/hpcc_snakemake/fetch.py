@@ -11,7 +11,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 from hpcc.beside import path_beside, write_options
-from hpcc.errors import EX_TEMPFAIL, CacheError, HpccError, ImageNotFound, RateLimited, RegistryUnavailable, place_hint
+from hpcc.errors import (
+    EX_TEMPFAIL,
+    CacheError,
+    HpccError,
+    ImageNotFound,
+    RateLimited,
+    RegistryUnavailable,
+    UsageError,
+    place_hint,
+)
 from hpcc.image import open_image
 from hpcc.lookup import Wanted, find_cached
 from hpcc.placing import BROKEN, GONE, IMAGE, OTHER, look_at, place_image
@@ -63,7 +72,8 @@ def fetch_all(
     """Fetch them; those that could not be, in their order. `patience`: seconds for which a registry is asked again."""
     failed: dict[int, HpccError] = {}
     deadline = time.monotonic() + patience
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
+    pool = ThreadPoolExecutor(AT_A_TIME)
+    try:
         running: dict[Future[None], int] = {
             pool.submit(_fetch, each, settings, report(each), replace, deadline): number
             for number, each in enumerate(containers)
@@ -74,6 +84,8 @@ def fetch_all(
                 failed[running[future]] = error
             elif error is not None:
                 raise error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # whoever is interrupted does not wait for downloads
     return [(containers[number], error) for number, error in sorted(failed.items())]
 
 
@@ -114,5 +126,7 @@ def fetch(container: Container, settings: Settings, progress: Progress, *, repla
     image = open_image(container.uri, settings, progress=progress)
     try:
         place_image(image, container.path, settings, progress, replace=replace, link=True)
+    except UsageError as error:  # what is there was put there by somebody
+        raise UsageError(error.message, hint="Replace it with --update, or remove it.") from None
     finally:
         os.close(image.rootfs.fd)

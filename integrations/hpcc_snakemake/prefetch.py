@@ -18,8 +18,8 @@ from hpcc_snakemake.resolve import Containers, find_containers
 COMMAND = Command(
     "snakemake prefetch [OPTIONS] [SNAKEMAKE-ARGUMENTS]",
     "Fetch all images that a workflow needs, as Snakemake finds them, into its prefix: links to the cache. All other "
-    "options are Snakemake's (--snakefile, --directory, --config, --apptainer-prefix, targets, …); what follows -- is, "
-    "too.",
+    "options, and all of one letter, are Snakemake's (--snakefile, --directory, --config, --apptainer-prefix, targets, "
+    "…); what follows -- is, too.",
     (
         Option(("--list",), "only show the images, which rules want them, and how it stands with each"),
         Option(("--check",), "only say what is missing in the prefix; exit status 1 where something is"),
@@ -71,7 +71,7 @@ def split_arguments(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     while words:
         word = words.pop(0)
         if word == "--":
-            return own, [*theirs, *words]
+            return own, [*theirs, "--", *words]
         option = table.get(word.partition("=")[0])
         if option is None and word != "-h":
             theirs.append(word)

@@ -6,7 +6,10 @@ another, replaced by one that looks at them. Of its inner parts that needs only 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,22 +55,30 @@ def find_containers(argv: Sequence[str]) -> Containers:
     from snakemake import cli
     from snakemake.api import DAGApi
 
-    parser, arguments = parse_snakemake(with_options(argv, ("--conda-create-envs-only", "--quiet", "all")))
-    arguments.nolock = True
+    words = with_options(argv, ("--conda-create-envs-only",))
+    parser, arguments = parse_snakemake(words)
     found: list[Containers] = []
 
     def look(api: Any) -> None:
         found.append(_look(api.workflow_api._workflow))
 
+    said = io.StringIO()
     original = DAGApi.conda_create_envs
     DAGApi.conda_create_envs = look
+    problem: BaseException | None = None
+    ours, sys.argv = sys.argv, ["snakemake", *words]  # what a Snakefile that asks should see, image() among them
     try:
-        cli.args_to_api(arguments, parser)  # it prints what is wrong
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            cli.args_to_api(arguments, parser)
+    except Exception as error:  # 9.27 may fail while it prints what is wrong with a Snakefile
+        problem = error.__context__ or error
     finally:
-        DAGApi.conda_create_envs = original
+        DAGApi.conda_create_envs, sys.argv = original, ours
     if not found:
+        sys.stderr.write(said.getvalue())
         raise HpccError(
-            "Snakemake could not read the workflow", hint="Does `snakemake --dry-run` with the same options?"
+            "Snakemake could not read the workflow" + (f": {problem}" if problem else ""),
+            hint="Does `snakemake --dry-run` with the same options?",
         )
     return found[0]
 

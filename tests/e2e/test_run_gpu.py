@@ -337,6 +337,15 @@ def test_variables_stand_for_the_options(site: Site, image: Images, prefix: str)
     assert site.sh(image.main, "true", env={f"{prefix}_NV": "0"}) == ""
 
 
+def test_auto_never_warns(site: Site, image: Images) -> None:
+    """HPCC_NV=auto: in a batch job without GPUs nothing happens, whatever the host has."""
+    site.program("ldconfig", "exit 0")
+    done = site.run("exec", image.main, "true", env={"HPCC_NV": "auto", "HPCC_ROCM": "auto", "SLURM_JOB_ID": "7"})
+    assert (done.returncode, done.stderr) == (0, "")
+    done = site.run("exec", image.main, "true", env={"HPCC_NV": "maybe"})
+    assert done.returncode == 255 and "true, false or auto" in done.stderr
+
+
 def test_dry_run_and_doctor_tell(site: Site, image: Images) -> None:
     site.ldconfig()
     site.cdi()

@@ -1,5 +1,6 @@
 """Options of exec, run and shell that say where writes go, what is mounted, and which namespaces there are."""
 
+import json
 import os
 import shutil
 import stat
@@ -10,6 +11,7 @@ import pytest
 
 from tests.e2e.test_run import Hpcc, hpcc, image  # noqa: F401
 from tests.support.images import CONFIG, Images, build_sif
+from tests.support.people import Person
 
 SPECIAL = {"null", "fifo", "device"}  # of the sandbox, that only root could copy
 MOUNTS = "cut -d' ' -f2 /proc/self/mounts"
@@ -83,7 +85,7 @@ def test_mount(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
 @pytest.mark.parametrize(
     "spec",
     ["", "type=bind", "type=tmpfs,dst=/x", "source=/etc,dst=relative", "source=/etc,dst=/x,bogus",
-     "source=/a,src=/b,dst=/x", "source=/etc,dst=/x,ro=maybe", 'source="/etc', "source=/a,dst=/b,image-src=/c"],
+     "source=/a,src=/b,dst=/x", "source=/etc,dst=/x,ro=maybe", 'source="/etc', "source=/etc,dst=/x,id=one"],
 )  # fmt: skip
 def test_mounts_that_do_not_parse(hpcc: Hpcc, image: Images, spec: str) -> None:  # noqa: F811
     done = hpcc("exec", "--mount", spec, image.main, "true")
@@ -191,7 +193,7 @@ def test_two_overlays(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
 
 @pytest.mark.parametrize(
     ("spec", "said"),
-    [("/no/such", "No such"), ("/etc/hosts", "directories"), ("/tmp:ro", "upper"), ("/a,b:c", "--overlay")],
+    [("/no/such", "No such"), ("/etc/hosts", "no filesystem"), ("/tmp:ro", "upper"), ("/a,b:c", "--overlay")],
 )
 def test_overlays_that_cannot_be(hpcc: Hpcc, image: Images, spec: str, said: str) -> None:  # noqa: F811
     done = hpcc("exec", "--overlay", spec, image.main, "true")
@@ -347,3 +349,61 @@ def test_paths_with_everything_in_them(hpcc: Hpcc, image: Images) -> None:  # no
     source = str(place).replace(":", "\\:").replace(",", "\\,")
     assert hpcc.out(image.main, "cat /mnt/file", "--bind", f"{source}:/mnt") == "content\n"
     assert hpcc.out(image.main, "cat file; pwd", cwd=place) == f"content\n{place}\n"
+
+
+# -- what a site binds -------------------------------------------------------------------------------------------------
+
+
+def configure(person: Person, text: str) -> None:
+    path = person.home / ".config/hpcc/config.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_bind_paths_with_conditions(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
+    data = hpcc.person.home / "data"
+    data.mkdir()
+    (data / "file").write_text("of the site\n")
+    node = os.uname().nodename
+    entries = f"""bind_paths = [
+        "{data}:/always",
+        {{bind = "{data}:/here:ro", host = ["{node[0]}*", "x"], exists = "{data}/file", env = ["CRAY_*", "ONE"]}},
+        {{bind = "{data}:/elsewhere", host = "no-such-node"}},
+        {{bind = "/no/such:/missing", exists = true, env = "NOT_*"}},
+    ]
+    """
+    configure(hpcc.person, entries)
+    script = "cat /always/file /here/file; ls -d /elsewhere /missing; echo x > /here/new; echo $CRAY_A $ONE $NOT_A $TWO"
+    env = {"CRAY_A": "a", "ONE": "1", "NOT_A": "n", "TWO": "2", "APPTAINER_BIND": f"{data}:/by-variable"}
+    done = hpcc.sh(image.main, f"{script}; cat /by-variable/file", "--compat", env=env)
+    assert done.stdout == "of the site\nof the site\na 1\nof the site\n", done
+    assert done.stderr.count("No such file") == 2 and "ead-only" in done.stderr
+    assert hpcc.out(image.main, "echo $CRAY_A $TWO", env=env) == "a 2\n"  # all pass where nothing is clean
+    assert hpcc.out(image.main, "ls -d /always /here; :", "--no-mount", "bind-paths") == ""
+    assert hpcc.out(image.main, "ls -d /always /here; :", "--no-mount", "/here") == "/always\n"
+    shown = hpcc("config", "bind_paths").stdout
+    assert 'host = "no-such-node"' in shown and f"{node} is no no-such-node" in shown and "/no/such does not" in shown
+    (always, rule, *_) = json.loads(hpcc("config", "--json", "bind_paths").stdout)
+    assert always == f"{data}:/always" and rule["env"] == ["CRAY_*", "ONE"] and "gpu" not in rule
+    assert "/here" in hpcc("exec", "--dry-run", image.main, "true").stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [('bind_paths = [{bind = "/etc:/x", when = "x"}]', "'when'"), ('bind_paths = ["/etc:x"]', "'/etc:x'")],
+)
+def test_bind_paths_that_are_wrong(hpcc: Hpcc, image: Images, text: str, said: str) -> None:  # noqa: F811
+    configure(hpcc.person, text)
+    done = hpcc("exec", image.main, "true")
+    assert done.returncode == 255 and "config.toml, bind_paths: " in done.stderr and said in done.stderr, done
+
+
+def test_bind_paths_in_an_instance(hpcc: Hpcc, image: Images) -> None:  # noqa: F811
+    configure(hpcc.person, 'bind_paths = [{bind = "/etc:/of-host", exists = "/etc/hosts", env = "CRAY_*"}]')
+    assert hpcc("instance", "start", image.main, "one").returncode == 0
+    try:
+        done = hpcc("exec", "--cleanenv", "instance://one", "sh", "-c", "ls /of-host/hosts; echo $CRAY_A$B",
+                    env={"CRAY_A": "a", "B": "b"})  # fmt: skip
+        assert done.stdout == "/of-host/hosts\na\n", done
+    finally:
+        hpcc("instance", "stop", "one")

@@ -54,6 +54,8 @@ WAYS = {
     "unpacked-overlay": Way("unpacked", "overlay"),
     "unpacked-fuse": Way("unpacked", "fuse-overlayfs"),
     "unpacked": Way("auto", "unpacked"),
+    "copy": Way("auto", "copy"),
+    "copy-rooted": Way("squashfuse", "copy", "rooted", ()),
     "nested": Way("squashfuse", "nested", "rooted", ("user",)),
     "sandbox": Way("auto", "auto", "sandbox"),
     "squashfs": Way("auto", "auto", "squashfs"),

@@ -14,8 +14,11 @@ user=hpcc-test
 needed=(
   attr              # getfattr, setfattr: extended attributes as others see them
   busybox-static    # the smallest payload
+  dbus              # by it systemd --user asks the other systemd to move processes
   docker-registry   # a real registry
+  e2fsprogs         # mke2fs, e2fsck, debugfs: makers and judges of ext3 images
   fuse-overlayfs    # writable layers with squashed owners
+  fuse2fs           # ext3 images of users
   fuse3             # fusermount3, which only other people's tools need
   gcc               # libraries that make file locks misbehave; with libc6-dev
   iproute2          # ip: an address in a network namespace of a test's own
@@ -23,6 +26,7 @@ needed=(
   lmod              # modulefiles in Lua; brings Tcl
   libmpich-dev      # mpicc, for an MPI program in an image; its libraries
   libpmix-dev       # libpmix.so, which Slurm's PMIx plugin opens by that name; without it a step with PMIx hangs
+  libseccomp2       # a judge of our seccomp programs
   moosefs-chunkserver  # a distributed filesystem, mounted twice: two nodes that share a cache
   moosefs-client    # its mounts
   moosefs-master    # its metadata
@@ -37,10 +41,13 @@ needed=(
   squashfuse        # squashfuse_ll: root filesystems of users
   tini              # an init that images bring
   strace            # what a waiter asks of a filesystem
+  systemd           # who gives users cgroups, in a kernel of its own
   uidmap            # newuidmap, newgidmap
   umoci             # unpacks the same layers: a judge of how they merge
   util-linux        # setpriv, unshare
 )
+# a kernel with cgroups of version 2, whatever this machine has; Debian has it for this architecture alone
+if [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ]; then needed+=(user-mode-linux); fi
 
 say() { echo "install.sh: $*" >&2; }
 

@@ -147,3 +147,10 @@ def test_what_the_doctor_says() -> None:
     }
     (row,) = [row for row in findings({}, {}, {}) if row.what == "profiles"]
     assert row.state == "info"
+
+
+def test_a_users_profiles_stand_beside_the_sites(host: Path) -> None:
+    (host / ".config/hpcc").mkdir(parents=True)
+    (host / ".config/hpcc/config.toml").write_text('[mpi_profiles.mine]\nlibraries = "/x"\n')
+    found = settings(host, f'[mpi_profiles.site]\nlibraries = "{host}/mpi"\n').mpi_profiles
+    assert [profile.name for profile in found] == ["site", "mine"]

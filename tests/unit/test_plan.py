@@ -54,9 +54,9 @@ def test_knobs_are_read_only_for_root() -> None:
 def test_points_leave_out_what_lies_below_another_mount() -> None:
     ops = make(binds=("/a:/b", "/c:/b/sub", "/d:/tmp/x", "/e:/bb"))
     (layer,) = [op for op in ops if isinstance(op, Layer)]
-    paths = [path for path, _, _ in layer.points]
+    paths = [point.path for point in layer.points]
     assert "/b" in paths and "/bb" in paths and "/b/sub" not in paths and "/tmp/x" not in paths
-    assert ("/b", None, "/a") in layer.points
+    assert plan.Point("/b", None, "/a") in layer.points
     order = mounts(ops)
     assert order.index("/b") < order.index("/b/sub")
 
@@ -91,3 +91,26 @@ def test_joining_does_what_comes_after_pivot() -> None:
     ops = plan_join(spec, "web", 17)
     assert [type(op).__name__ for op in ops] == ["Join", "ChangeDirectory", "DropPrivileges", "Execute"]
     assert ops[0] == plan.Join("web", 17) and ops[1] == plan.ChangeDirectory(("/work", "/home/alice", "/"))
+
+
+def test_a_pid_namespace_that_nobody_asked_for_may_be_left_out() -> None:
+    def implied(**options: object) -> tuple[str, ...]:
+        (op,) = [op for op in make(**options) if isinstance(op, plan.Unshare)]
+        return op.implied
+
+    assert implied(compat=True) == implied(containall=True) == ("pid", "ipc")
+    assert implied(compat=True, pid=True) == ("ipc",) and implied(pid=True, hostname="box") == ()
+    for options in ({"compat": True}, {"containall": True, "hostname": "box"}):
+        before = make(**options)
+        after = plan.without_processes(before)
+        assert BindMount("/proc", "/proc", device=True) in after and Mount("proc", "/proc") not in after
+        (op,) = [op for op in after if isinstance(op, plan.Unshare)]
+        assert "pid" not in op.kinds and "ipc" in op.kinds and not op.init
+        kept = [op for op in before if not isinstance(op, plan.Unshare) and op != Mount("proc", "/proc")]
+        assert kept == [op for op in after if op in kept]
+    assert not [op for op in plan.without_processes(make(pid=True)) if isinstance(op, plan.Unshare)]
+
+
+def test_knobs_are_a_users_own_business_under_fakeroot() -> None:
+    """Whom the kernel does not let write to them: masks would keep containers inside from a /proc of their own."""
+    assert "/proc/sys" not in mounts(make(1000, fakeroot=True)) and "/proc/sys" in mounts(make(0, fakeroot=True))

@@ -47,6 +47,9 @@ def test_read_only(host: Host, image: Rootfs, rung: Rung) -> None:
         (ROOT, TRUSTED, Rung("kernel", True, False, "overlay")),
         (BARE, IMAGE, Rung("unpacked", True, False, "overlay")),
         (USER, SANDBOX, Rung("directory", True, False, "overlay")),
+        (BARE._replace(overlay=False), IMAGE, Rung("unpacked", True, False, "copy")),
+        (BARE._replace(overlay=False), SANDBOX, Rung("directory", True, False, "copy")),
+        (ROOT._replace(overlay=False, fuse_overlayfs=""), TRUSTED, Rung("unpacked", True, False, "copy")),
     ],
 )
 def test_writable(host: Host, image: Rootfs, rung: Rung) -> None:
@@ -75,9 +78,8 @@ def test_writable_over_what_squashfuse_alone_reads() -> None:
 
 @pytest.mark.parametrize("kind", ["ids", "alone"])
 def test_fakeroot(kind: str) -> None:
-    assert choose_rung(USER, IMAGE, writable=True, fakeroot=kind) == Rung(
-        "fuse", kind == "alone", False, "overlay", True
-    )
+    rung = choose_rung(USER, IMAGE, writable=True, fakeroot=kind)
+    assert rung == Rung("fuse", kind == "alone", False, "overlay", True, kind == "ids")
 
 
 def test_forced() -> None:
@@ -86,6 +88,8 @@ def test_forced() -> None:
     assert choose_rung(USER, IMAGE, writable=True, layer="unpacked") == Rung("unpacked", True, False, "overlay")
     assert choose_rung(OLD, ROOTED, writable=True, rootfs="squashfuse", layer="nested").as_root
     assert choose_rung(USER, SANDBOX, writable=False, rootfs="unpacked").root == "directory"
+    for fakeroot in ("", "ids", "alone"):
+        assert choose_rung(USER, IMAGE, writable=True, layer="copy", fakeroot=fakeroot).layer == "copy"
 
 
 @pytest.mark.parametrize(
@@ -99,10 +103,12 @@ def test_forced() -> None:
         (OLD, IMAGE, {"layer": "nested"}),
         (ROOT, ROOTED, {"layer": "nested"}),
         (OLD, IMAGE, {"layer": "overlay", "rootfs": "squashfuse"}),
-        (BARE._replace(overlay=False), IMAGE, {}),
+        (BARE._replace(overlay=False), IMAGE, {"kept": True}),  # a copy in memory would keep nothing
+        (BARE._replace(overlay=False), IMAGE, {"layer": "overlay"}),
+        (USER, IMAGE, {"layer": "copy", "rootfs": "squashfuse"}),
     ],
 )
-def test_impossible(host: Host, image: Rootfs, options: dict[str, str]) -> None:
+def test_impossible(host: Host, image: Rootfs, options: dict[str, object]) -> None:
     with pytest.raises(RuntimeUnavailable) as caught:
         choose_rung(host, image, writable=True, **options)
     assert caught.value.hint and "/i.sif" in caught.value.message

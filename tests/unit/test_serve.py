@@ -150,6 +150,8 @@ def test_an_overlay_is_told_nothing(rich: SquashFS) -> None:
     ask = struct.pack("=II", 4096, 0)
     assert server.answer(fuse.LISTXATTR, node, ask) == b"user.dir\0"
     assert server.answer(fuse.GETXATTR, node, ask + b"trusted.overlay.opaque\0") == errno.ENODATA
+    layer = Server(rich, None, is_layer=True)
+    assert layer.answer(fuse.GETXATTR, node, ask + b"trusted.overlay.opaque\0") == b"y"
 
 
 def test_opening_is_no_question_where_the_kernel_allows_it(rich: SquashFS) -> None:

@@ -133,6 +133,15 @@ def test_argv() -> None:
     assert spec("shell", "-c", "x", shell="/bin/zsh").argv == ("/bin/zsh", "-c", "x")  # noqa: S604
 
 
+def test_home_that_brings_the_working_directory_along() -> None:
+    """As Snakemake gives it: Apptainer starts there, also with --compat, and so does hpcc."""
+    config = RunConfig(directory="/srv/app")
+    for home in ("/home/alice/work", "/home/alice"):
+        assert spec(config=config, compat=True, home=home).cwd == ("/home/alice/work", home, "/")
+    assert spec(config=config, compat=True, home="/elsewhere").cwd == ("/srv/app", "/elsewhere", "/")
+    assert spec(config=config, compat=True, home="/home/alice/work:/home/me").cwd[0] == "/srv/app"
+
+
 def test_workdir_of_the_image_under_compat_alone() -> None:
     config = RunConfig(directory="/srv/app")
     assert spec(config=config, compat=True).cwd == ("/srv/app", "/home/alice", "/")

@@ -11,9 +11,10 @@ from hpcc.runtime.spec import Options, container_spec
 from hpcc.settings import Settings
 
 _DECIDED = (
-    "backend", "bind", "compat", "contain", "containall", "device", "fakeroot", "home", "hostname", "ipc", "mount",
-    "mpi", "net", "network", "no_home", "no_mount", "nv", "nvccli", "overlay", "pid", "rocm", "scratch", "userns",
-    "uts", "workdir", "writable", "writable_tmpfs",
+    "apply_cgroups", "backend", "bind", "blkio_weight", "blkio_weight_device", "compat", "contain", "containall",
+    "cpu_shares", "cpus", "cpuset_cpus", "cpuset_mems", "device", "fakeroot", "home", "hostname", "ipc", "memory",
+    "memory_reservation", "memory_swap", "mount", "mpi", "net", "network", "no_home", "no_mount", "nv", "nvccli",
+    "overlay", "pid", "pids_limit", "rocm", "scratch", "userns", "uts", "workdir", "writable", "writable_tmpfs",
 )  # fmt: skip
 
 
@@ -32,7 +33,12 @@ def run_inside(command: str, arguments: Arguments, options: Options) -> int:
     options = Options(
         env=options.env, pwd=options.pwd, cleanenv=options.cleanenv, no_umask=options.no_umask, shell=options.shell,
         job_env=options.job_env, contain=options.contain, containall=options.containall, compat=options.compat,
+        security=options.security, app=options.app,
     )  # fmt: skip
+    if settings.bind_paths:
+        from hpcc.runtime.sitebinds import site_binds
+
+        options = options._replace(passed=site_binds(settings).env)
     container = container_spec(instance.image, instance.path, instance.config, options, command, tuple(rest), user)
     ops = plan_join(container, name, instance.pid)
     if arguments.dry_run:
@@ -42,4 +48,4 @@ def run_inside(command: str, arguments: Arguments, options: Options) -> int:
         from hpcc.audit import audit
 
         audit(command, instance.path, next(iter(rest), "") if command == "exec" else "", user.environ, instance=name)
-    return join_instance(instance, register, ops, settings)
+    return join_instance(instance, register, ops, settings, lambda text: say("WARNING", text))

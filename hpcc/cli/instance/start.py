@@ -2,9 +2,9 @@
 
 import os
 
-from hpcc.cli import inform
+from hpcc.cli import inform, say
 from hpcc.cli.arguments import Command, Option, parse, usage_error
-from hpcc.cli.run import COMMANDS, note_start, show_plan, wanted_container, with_variables
+from hpcc.cli.run import COMMANDS, note_start, prepare_limits, show_plan, wanted_container, with_variables
 from hpcc.cli.source import source_settings, wanted_image
 from hpcc.errors import CacheError, place_hint
 from hpcc.image import note_use
@@ -50,6 +50,7 @@ def _start(command: Command, verb: str, argv: list[str]) -> int:
     settings = source_settings(arguments, uri)
     register = Register.of_caller(settings.environ)
     register.refuse_taken(name)
+    prepare_limits(arguments, settings)
     image = wanted_image(uri, settings, arguments)
     words = tuple(rest)
     container = wanted_container(verb, arguments, image, words, settings)
@@ -63,7 +64,15 @@ def _start(command: Command, verb: str, argv: list[str]) -> int:
     if settings.audit:
         note_start(f"instance {verb}", image, words, settings, instance=name)
     record = Instance(name, image.name, image.path, image.config, container.home)
-    started = start_instance(record, register, ops, image.rootfs, settings, as_user=arguments.userns)
+    started = start_instance(
+        record,
+        register,
+        ops,
+        image.rootfs,
+        settings,
+        as_user=arguments.userns,
+        tell=lambda text: say("WARNING", text),
+    )
     if arguments.pid_file is not None:
         try:
             with open(arguments.pid_file, "w", encoding="ascii") as file:

@@ -10,7 +10,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export HPCC_PEERS=${HPCC_PEERS:-/opt/hpcc-peers} DEBIAN_FRONTEND=noninteractive
 user=hpcc-test
-in_sid=(apptainer squashfs-tools squashfuse fuse-overlayfs fuse3 uidmap skopeo util-linux procps strace ca-certificates python3)
+in_sid=(apptainer e2fsprogs fuse2fs squashfs-tools squashfuse fuse-overlayfs fuse3 uidmap skopeo util-linux procps strace ca-certificates python3)
 
 say() { echo "setup.sh: $*" >&2; }
 die() { say "$@"; exit 1; }
@@ -79,7 +79,7 @@ apptainer() {
     give_network "$sid.part"
     quietly sid-packages fill_sid "$sid.part"
     mv "$sid.part" "$sid"
-  elif [ ! -x "$sid/usr/bin/python3" ]; then  # made by an earlier version of this script
+  elif [ ! -x "$sid/usr/bin/python3" ] || [ ! -x "$sid/usr/bin/fuse2fs" ]; then  # made by an earlier version of this script
     give_network "$sid"
     quietly sid-packages fill_sid "$sid"
   fi
