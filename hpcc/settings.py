@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from hpcc.siteprofiles import Profile
     from hpcc.siterules import BindRule
 
 
@@ -69,6 +70,12 @@ def _mirrors(value: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
             raise ValueError("""names with dots in quotes: "docker.io" = ["mirror.example"]""")
         found[prefix] = (*found.get(prefix, ()), *_texts(mirrors))
     return tuple(found.items())
+
+
+def _mpi_profiles(value: Any) -> tuple[Profile, ...]:
+    from hpcc.siteprofiles import parse_profiles
+
+    return parse_profiles(value)
 
 
 def _float(value: Any, what: str) -> float:
@@ -242,6 +249,10 @@ KEYS: Mapping[str, Key] = {
     "allowed_registries": Key(_texts, (), "the only images that may be used, as quay.io or docker.io/library/*"),
     "signed": Key(_texts, (), "images that must be signed by one of signature_keys, as quay.io/site/* or docker.io"),
     "signature_keys": Key(_paths, (), "public keys (PEM), as cosign.pub; by colons, or a list in a file"),
+    "mpi_profiles": Key(
+        _mpi_profiles, (), "the host's MPI and fabric libraries, as --mpi brings them; tables in a file", adds=True
+    ),
+    "audit": Key(_flag, (), "a line in the system's log (authpriv) for each container that starts"),
     "max_layer": Key(
         _size, (), "the largest layer that is converted, unpacked, such as 200GB: a few MB can unpack to more; 0: any"
     ),
@@ -297,6 +308,8 @@ class Settings:
     allowed_registries: tuple[str, ...]
     signed: tuple[str, ...]
     signature_keys: tuple[str, ...]
+    mpi_profiles: tuple[Profile, ...]
+    audit: bool
     max_layer: int
     max_image: int
     environ: Mapping[str, str]
@@ -416,6 +429,8 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "allowed_registries": (),
         "signed": (),
         "signature_keys": (),
+        "mpi_profiles": (),
+        "audit": False,
         "max_layer": 200 * 10**9,
         "max_image": 0,
     }

@@ -51,7 +51,7 @@ def command_line(
     rest: Sequence[str],
     binds: Sequence[str] = (),
 ) -> list[str]:
-    """Apptainer's argv: the options have its names. Pure. UsageError for --device, which it does not have."""
+    """Apptainer's argv: the options have its names. Pure. UsageError for what it does not have."""
     argv = [program, *(["--quiet"] if arguments.quiet else []), name]
     for bind in binds:
         argv += ["--bind", bind]
@@ -61,6 +61,8 @@ def command_line(
             continue
         if option.key == "device":
             raise UsageError("--device is for hpcc's own runtime", hint="Apptainer has --nv and --rocm.")
+        if option.key == "mpi":
+            raise UsageError("--mpi is for hpcc's own runtime", hint="With --bind and --env Apptainer does the same.")
         flag = "--" + option.key.replace("_", "-")
         for each in value if isinstance(value, list) else [value]:
             argv += [flag] if each is True else [flag, str(each)]

@@ -7,6 +7,7 @@ from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.errors import UsageError
 from hpcc.runtime.sitebinds import site_binds
 from hpcc.settings import KEYS, Settings
+from hpcc.siteprofiles import Profile
 from hpcc.siterules import BindRule
 
 COMMAND = Command(
@@ -62,6 +63,8 @@ def _as_table(rule: BindRule) -> dict[str, Any]:
 def _plain(key: str, settings: Settings) -> Any:
     """A setting as JSON has it; mirrors as the object that they are in config.toml."""
     value = getattr(settings, key)
+    if key == "mpi_profiles":
+        return {profile.name: profile.as_table() for profile in value}
     if key == "bind_paths":
         return [_as_table(entry) if isinstance(entry, BindRule) else entry for entry in value]
     return dict(value) if key == "mirrors" else value
@@ -75,6 +78,8 @@ def shown(key: str, settings: Settings) -> str:
 def _show(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, tuple) and any(isinstance(entry, Profile) for entry in value):
+        return ", ".join(f"{profile.name} = {json.dumps(profile.as_table())}" for profile in value)
     if isinstance(value, tuple) and any(isinstance(entry, BindRule) for entry in value):
         return ", ".join(map(_entry, value))
     if value and isinstance(value, tuple) and isinstance(value[0], tuple):  # mirrors, as HPCC_MIRRORS has them

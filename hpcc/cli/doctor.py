@@ -26,6 +26,9 @@ COMMAND = Command(
         Option(("--cache",), "try the filesystem of the cache instead: rename, link, fsync, locks"),
         Option(("--with",), "with --cache: from another node too; a command that runs one there", "COMMAND"),
         Option(("--answer",), "with --cache: be the other node, for the cache DIR (--with runs this)", "DIR"),
+        Option(("--slurm",), "what the configuration of Slurm means for containers instead"),
+        Option(("--on",), "with --slurm: and what a job finds there, by one of one task", "PARTITION"),
+        Option(("--mpi",), "MPI and fabrics of this host instead, and what --mpi PROFILE would bring"),
     ),
     "hpcc doctor\nhpcc doctor --report ticket.txt\nhpcc doctor --cache --with 'ssh n2'",
 )
@@ -33,6 +36,11 @@ COMMAND = Command(
 
 def main(name: str, argv: list[str]) -> int:
     arguments = parse(COMMAND, argv)
+    if arguments.slurm or arguments.mpi or arguments.on:
+        from hpcc.cli.checks import run_check
+
+        check = "mpi" if arguments.mpi and not (arguments.slurm or arguments.on) else "slurm"
+        return run_check(check, arguments.on or "", as_json=arguments.json)
     if arguments.cache or arguments.answer or arguments.options["with"]:
         load_site_packages()
         from hpcc.cli.doctor_cache import report

@@ -15,19 +15,19 @@ from hpcc.settings import KEYS, Settings
 from hpcc.version import __version__
 
 WIDTH = 80
-_MARKS = {OK: "ok", INFO: "", GAP: "--", FAILS: "!!"}
+MARKS = {OK: "ok", INFO: "", GAP: "--", FAILS: "!!"}
 _STEERING = ("HPCC", "APPTAINER", "SINGULARITY", "SLURM_JOB_ID", "XDG_", "KRB5CCNAME")
 
 
 def table(found: Sequence[Finding], plans: Mapping[str, str], devices: Iterable[tuple[str, str]]) -> Iterator[str]:
     """Lines of at most 80 columns, but for words that are longer."""
     for finding in found:
-        yield from _columns(f"{_MARKS[finding.state]:<4}{finding.what:<19}", finding.said)
+        yield from columns(f"{MARKS[finding.state]:<4}{finding.what:<19}", finding.said)
     yield ""
     for what, text in plans.items():
-        yield from _columns(f"{what + ' root:':<16}", text)
+        yield from columns(f"{what + ' root:':<16}", text)
     for what, text in devices:
-        yield from _columns(f"{what:<16}", text)
+        yield from columns(f"{what:<16}", text)
     wrong = [finding for finding in found if finding.state in (FAILS, GAP)]
     if not wrong:
         yield "\nNothing is missing."
@@ -38,12 +38,12 @@ def table(found: Sequence[Finding], plans: Mapping[str, str], devices: Iterable[
         yield "\n--: containers run, but"
     for finding in sorted(wrong, key=lambda finding: finding.state != FAILS):
         yield ""
-        yield from _columns(f"{_MARKS[finding.state]}  ", f"{finding.what}: {finding.said}")
-        yield from _columns("    costs:  ", finding.cost)
-        yield from _columns("    helps:  ", finding.remedy)
+        yield from columns(f"{MARKS[finding.state]}  ", f"{finding.what}: {finding.said}")
+        yield from columns("    costs:  ", finding.cost)
+        yield from columns("    helps:  ", finding.remedy)
 
 
-def _columns(left: str, text: str) -> list[str]:
+def columns(left: str, text: str) -> list[str]:
     """`text` behind `left`, wrapped below itself."""
     room = WIDTH - len(left)
     first, *rest = wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]

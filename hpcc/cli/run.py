@@ -92,6 +92,7 @@ _OPTIONS = (
     Option(("--nv",), "NVIDIA's GPUs, libraries and programs of this host"),
     Option(("--rocm",), "the same of AMD's ROCm"),
     Option(("--device",), "a device of a CDI specification; several by commas", "VENDOR/CLASS=NAME", many=True),
+    Option(("--mpi",), "the host's MPI and fabric libraries in front of the image's: a profile of the site", "PROFILE"),
     Option(("--nvccli",), "the same as --nv, which uses nvidia-container-cli where no CDI is"),
     Option(("--no-eval",), "accepted for Apptainer's sake: hpcc never evaluates arguments in a shell"),
     Option(("--stage",), "run from a copy on this node: node, auto (of what nodes share), shared (default)", "WHEN"),
@@ -131,7 +132,7 @@ _VARIABLES = {
     **{name.upper(): name for name in (
         "add_caps", "app", "apply_cgroups", "blkio_weight", "blkio_weight_device", "cleanenv", "compat", "contain",
         "containall", "cpu_shares", "cpus", "cpuset_cpus", "cpuset_mems", "drop_caps", "env_file", "fakeroot", "home",
-        "hostname", "job_env", "keep_privs", "memory", "memory_reservation", "memory_swap", "mount", "network",
+        "hostname", "job_env", "keep_privs", "memory", "memory_reservation", "memory_swap", "mount", "mpi", "network",
         "no_home", "no_init", "no_mount", "no_privs", "no_umask", "overlay", "pids_limit", "scratch", "security",
         "userns", "workdir", "writable", "writable_tmpfs",
     )},
@@ -172,6 +173,8 @@ def main(name: str, argv: list[str]) -> int:
         return 0
     if not settings.disable_cache:
         note_use(image)
+    if settings.audit:
+        note_start(name, image, tuple(rest), settings)
     try:
         if settings.backend != "apptainer":
             ops, warning = fit(ops, settings, as_user=arguments.userns or arguments.fakeroot)
@@ -194,6 +197,17 @@ def main(name: str, argv: list[str]) -> int:
     from hpcc.cli.backend import hand_over
 
     return hand_over(name, command, arguments, image.path, rest, settings)
+
+
+def note_start(verb: str, image: "Image", words: tuple[str, ...], settings: Settings, *, instance: str = "") -> None:
+    """Tell the system's log that a container starts, with `words` behind the image."""
+    from hpcc.audit import audit
+
+    if verb == "instance start":
+        words = ()  # arguments of the startscript
+    elif verb.endswith("run"):
+        words = image.config.entrypoint or words or image.config.cmd
+    audit(verb, image.reference or image.path, next(iter(words), ""), settings.environ, instance=instance)
 
 
 def _with_options_beside(command: Command, arguments: Arguments, argv: list[str]) -> Arguments:
@@ -301,7 +315,17 @@ def show_plan(ops: tuple[Op, ...]) -> None:
 
 
 def _devices(arguments: Arguments, settings: Settings) -> Devices:
-    """What --nv, --rocm and --device mean on this host. Warns."""
+    """What --nv, --rocm, --device and --mpi mean on this host. Warns."""
+    gpus = _gpus(arguments, settings)
+    if not arguments.mpi:
+        return gpus
+    from hpcc.runtime.mpi import find_mpi
+
+    mpi = find_mpi(arguments.mpi, settings)
+    return Devices((*gpus.binds, *mpi.binds), (*gpus.env, *mpi.env))
+
+
+def _gpus(arguments: Arguments, settings: Settings) -> Devices:
     nv = bool(arguments.nv or arguments.nvccli) or _by_setting("nv", settings)
     rocm = bool(arguments.rocm) or _by_setting("rocm", settings)
     wanted = [name for item in arguments.device for name in item.split(",") if name]

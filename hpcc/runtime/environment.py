@@ -34,7 +34,13 @@ _JOB = frozenset(
 )  # fmt: skip
 _NEVER = frozenset(("HOME", "PATH", "LD_LIBRARY_PATH", "PS1", "PROMPT_COMMAND", "OLDPWD"))
 _LIBRARIES = "/.singularity.d/libs"
-_EXTENSIONS = {"PREPEND_PATH": "'{}':\"$PATH\"", "APPEND_PATH": "\"$PATH\":'{}'"}  # of a PATH that scripts set
+PREPEND_LIBRARIES = "PREPEND_LD_LIBRARY_PATH"
+_EXTENSIONS = {
+    "PREPEND_PATH": "PATH='{}':\"$PATH\"",
+    "APPEND_PATH": "PATH=\"$PATH\":'{}'",
+    PREPEND_LIBRARIES: "LD_LIBRARY_PATH='{}'\"${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\"",
+}
+"""Of what an image's scripts set, as sh has it."""
 
 
 class RunConfig(NamedTuple):
@@ -120,6 +126,8 @@ def container_environment(
     override |= dict(options)
     if not (config.scripts or app) or "PATH" in override:
         _extend_path(override, env["PATH"])
+    if not config.scripts or "LD_LIBRARY_PATH" in override:
+        _extend_libraries(override, env.get("LD_LIBRARY_PATH", ""))
     env |= {name: value for name, value in override.items() if name not in _EXTENSIONS}
     return tuple(sorted(env.items())), tuple(sorted(override.items()))
 
@@ -135,6 +143,13 @@ def _extend_path(override: dict[str, str], path: str) -> None:
     if before or after:
         path = override.get("PATH", path)
         override["PATH"] = ":".join(part for part in (before, path, after) if part)
+
+
+def _extend_libraries(override: dict[str, str], path: str) -> None:
+    """What is to be searched before the image's own libraries, and before those that a user names."""
+    if before := override.pop(PREPEND_LIBRARIES, ""):
+        path = override.get("LD_LIBRARY_PATH", path)
+        override["LD_LIBRARY_PATH"] = f"{before}:{path}" if path else before
 
 
 def _pairs(env: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -160,7 +175,7 @@ def script(override: tuple[tuple[str, str], ...], *, scripts: bool = True, app: 
     ]
     for name, value in override:
         if name in _EXTENSIONS:
-            lines.append("export PATH=" + _EXTENSIONS[name].format(value.replace("'", "'\\''")))
+            lines.append("export " + _EXTENSIONS[name].format(value.replace("'", "'\\''")))
         elif name.isascii() and name.replace("_", "a").isalnum() and not name[0].isdigit():
             quoted = value.replace("'", "'\\''")
             lines.append(f"export {name}='{quoted}'")

@@ -16,10 +16,10 @@ from hpcc.squashfs.compression import decompressor
 from hpcc.squashfs.directory import parse_index, parse_listing
 from hpcc.squashfs.extents import Extents
 from hpcc.squashfs.fragment import SIZE as FRAGMENT_SIZE
-from hpcc.squashfs.fragment import parse_fragment
+from hpcc.squashfs.fragment import Fragment, parse_fragment
 from hpcc.squashfs.ids import SIZE as ID_SIZE
 from hpcc.squashfs.ids import parse_ids
-from hpcc.squashfs.inode import NO_FRAGMENT, NO_XATTRS, STORED, Inode, parse_inode
+from hpcc.squashfs.inode import NO_FRAGMENT, NO_XATTRS, STORED, Inode, Placement, parse_inode
 from hpcc.squashfs.metadata import BLOCK, Cursor, MetadataReader, ReadAt, TableReader
 from hpcc.squashfs.superblock import ABSENT, SIZE, Superblock
 from hpcc.squashfs.xattr import XattrReader
@@ -82,6 +82,19 @@ class SquashFS:
             )  # fmt: skip
             self._ids = parse_ids(table.all())
         return self._ids
+
+    def fragments(self) -> tuple[Fragment, ...]:
+        """The fragment table, in its order."""
+        table = self._fragments.all()
+        return tuple(parse_fragment(table[at : at + FRAGMENT_SIZE]) for at in range(0, len(table), FRAGMENT_SIZE))
+
+    def placement(self, inode: Inode) -> Placement:
+        """Where the bytes of a regular file lie, as the writer of another image's tables takes it."""
+        block_size, tail = self.superblock.block_size, inode.fragment != NO_FRAGMENT
+        blocks = inode.size // block_size if tail else -(-inode.size // block_size)
+        words = struct.unpack(f"<{blocks}I", Cursor(self._inodes, *inode.rest).read(4 * blocks)) if blocks else ()
+        offset = inode.offset if tail else 0
+        return Placement(inode.size, inode.start, words, inode.fragment, offset, inode.sparse)
 
     @property
     def root(self) -> Inode:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 
 from hpcc.errors import UsageError
+from hpcc_slurm import administration
 
 SUBCOMMANDS = {
     "sbatch": ("sbatch", "submit a batch script that runs in an image"),
     "srun": ("steps", "run a job's step in an image, a container for each task"),
     "salloc": ("steps", "get nodes, and have an image ready for `hpcc slurm srun` there"),
+    **administration.SUBCOMMANDS,
 }
 """Name -> (module in hpcc_slurm, what it does)."""
 

@@ -13,7 +13,7 @@ from hpcc.errors import UsageError
 from hpcc_slurm.images import no_slurm, require
 
 _CPUS = ("SRUN_CPUS_PER_TASK", "SLURM_CPUS_PER_TASK")
-_ALLOCATION = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_STEP_ID", "SLURM_STEPID", "SLURM_NODELIST", "SLURM_JOB_NODELIST")
+ALLOCATION = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_STEP_ID", "SLURM_STEPID", "SLURM_NODELIST", "SLURM_JOB_NODELIST")
 
 
 def run(partition: str, argv: Sequence[str]) -> int:
@@ -25,7 +25,7 @@ def run(partition: str, argv: Sequence[str]) -> int:
     words += ["--input=none", "--unbuffered"]
     if not any(name in os.environ for name in _CPUS):
         words.append("--cpus-per-task=2")
-    environ = {name: value for name, value in os.environ.items() if name not in _ALLOCATION}
+    environ = {name: value for name, value in os.environ.items() if name not in ALLOCATION}
     try:
         os.execvpe("srun", [*words, *argv], environ)
     except FileNotFoundError:

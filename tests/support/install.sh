@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # What the tests need from the system. Idempotent, and quick when all is there.
 #
-#   install.sh                     Debian packages, the unprivileged user hpcc-test, /dev/fuse: all of the below
+#   install.sh                     Debian packages, the unprivileged user hpcc-test, …: all of the below
 #   install.sh packages NAME...    Debian packages by name
 #   install.sh user                a user with subordinate ids, who owns nothing else
 #   install.sh fuse                /dev/fuse for everybody, as udev makes it on a real machine
+#   install.sh modules             modulecmd of Environment Modules, beside lmod, which Debian does not let it be
 #
 # As another user than root it only says what is missing; the tests that need it then skip, and say so.
 set -euo pipefail
@@ -22,6 +23,7 @@ needed=(
   gcc               # libraries that make file locks misbehave; with libc6-dev
   iproute2          # ip: an address in a network namespace of a test's own
   libc6-dev         # headers for the above
+  lmod              # modulefiles in Lua; brings Tcl
   libmpich-dev      # mpicc, for an MPI program in an image; its libraries
   libpmix-dev       # libpmix.so, which Slurm's PMIx plugin opens by that name; without it a step with PMIx hangs
   libseccomp2       # a judge of our seccomp programs
@@ -113,9 +115,31 @@ fuse() {
   [ ! -e /dev/fuse ] || [ "$(stat -c %a /dev/fuse)" = 666 ] || chmod 666 /dev/fuse
 }
 
+modules() {
+  local command=/usr/local/bin/hpcc-test-modulecmd place=/usr/local/lib/hpcc-tests/modules
+  if [ -x $command ] || ! type dpkg-query >/dev/null 2>&1; then return 0; fi
+  if [ "$(id -u)" != 0 ]; then say "missing: $command, of Debian's environment-modules"; return 0; fi
+  say "unpacking environment-modules"
+  local log new
+  log=$(mktemp)
+  new=$(mktemp -d)
+  cleanup="$log $new"
+  trap 'rm -rf $cleanup' EXIT
+  chmod 755 "$new"
+  (cd "$new" && apt_once -o APT::Sandbox::User=root download environment-modules) \
+    || (cd "$new" && apt update && apt -o APT::Sandbox::User=root download environment-modules) \
+    || { say "apt-get could not download environment-modules"; return 1; }
+  rm -rf $place
+  mkdir -p $place
+  dpkg -x "$new"/environment-modules_*.deb $place
+  printf '#!/bin/sh\nexec tclsh8.6 %s "$@"\n' "$(find $place -path '*-linux-gnu/modulecmd.tcl')" >$command
+  chmod 755 $command
+  rm -rf $cleanup
+}
+
 case "${1:-all}" in
-  all) packages "${needed[@]}"; user; fuse ;;
+  all) packages "${needed[@]}"; user; fuse; modules ;;
   packages) shift; packages "$@" ;;
-  user | fuse) "$1" ;;
+  user | fuse | modules) "$1" ;;
   *) say "unknown step $1"; exit 2 ;;
 esac

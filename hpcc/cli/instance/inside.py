@@ -13,8 +13,8 @@ from hpcc.settings import Settings
 _DECIDED = (
     "apply_cgroups", "backend", "bind", "blkio_weight", "blkio_weight_device", "compat", "contain", "containall",
     "cpu_shares", "cpus", "cpuset_cpus", "cpuset_mems", "device", "fakeroot", "home", "hostname", "ipc", "memory",
-    "memory_reservation", "memory_swap", "mount", "net", "network", "no_home", "no_mount", "nv", "nvccli", "overlay",
-    "pid", "pids_limit", "rocm", "scratch", "userns", "uts", "workdir", "writable", "writable_tmpfs",
+    "memory_reservation", "memory_swap", "mount", "mpi", "net", "network", "no_home", "no_mount", "nv", "nvccli",
+    "overlay", "pid", "pids_limit", "rocm", "scratch", "userns", "uts", "workdir", "writable", "writable_tmpfs",
 )  # fmt: skip
 
 
@@ -44,4 +44,8 @@ def run_inside(command: str, arguments: Arguments, options: Options) -> int:
     if arguments.dry_run:
         show_plan(ops)
         return 0
+    if settings.audit:
+        from hpcc.audit import audit
+
+        audit(command, instance.path, next(iter(rest), "") if command == "exec" else "", user.environ, instance=name)
     return join_instance(instance, register, ops, settings, lambda text: say("WARNING", text))

@@ -4,7 +4,7 @@ import os
 
 from hpcc.cli import inform, say
 from hpcc.cli.arguments import Command, Option, parse, usage_error
-from hpcc.cli.run import COMMANDS, prepare_limits, show_plan, wanted_container, with_variables
+from hpcc.cli.run import COMMANDS, note_start, prepare_limits, show_plan, wanted_container, with_variables
 from hpcc.cli.source import source_settings, wanted_image
 from hpcc.errors import CacheError, place_hint
 from hpcc.image import note_use
@@ -61,6 +61,8 @@ def _start(command: Command, verb: str, argv: list[str]) -> int:
         return 0
     if not settings.disable_cache:
         note_use(image)
+    if settings.audit:
+        note_start(f"instance {verb}", image, words, settings, instance=name)
     record = Instance(name, image.name, image.path, image.config, container.home)
     started = start_instance(
         record,
