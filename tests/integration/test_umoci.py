@@ -52,7 +52,7 @@ class Found(NamedTuple):
 
 
 def unpacked(blobs: Sequence[bytes], top: Path) -> Found:
-    """By umoci; AssertionError where it fails, LeadsOut where an image led it out of `top`, where alone it can write."""
+    """By umoci; AssertionError where it fails, LeadsOut where an image led it out of `top`."""
     layout(blobs, top / "image")
     alone = 'mount --bind "$0" "$0" && mount -o remount,bind,ro / && mount -o remount,bind,rw "$0" && exec "$@"'
     argv = [need("umoci"), "raw", "unpack", "--image", f"{top}/image:it", top / "root"]
