@@ -13,7 +13,6 @@ What was written is in the file when fuse2fs has ended; then the lock goes, too.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 
@@ -128,12 +127,14 @@ def _become(image: Opened, target: str, alive: int, says: int) -> None:
 
 
 def _await_mount(mounts: int, alive: int, said: int, target: str) -> bytes | None:
-    """None once there is a mount at `target`; what fuse2fs said where it ended before."""
+    """None once there is a mount at `target`; what fuse2fs said where it ended before. mounts: our mountinfo, open."""
     poll = select.poll()
     poll.register(mounts, select.POLLPRI)  # proc(5): the mounts of our namespace are not what they were
     poll.register(alive, select.POLLHUP)
     poll.register(said, select.POLLIN)
-    words, below = b"", os.stat(os.path.dirname(target)).st_dev
+    words, name = b"", os.fsencode(os.path.realpath(target))
+    for special in b"\\ \t\n":
+        name = name.replace(bytes([special]), b"\\%03o" % special)
     while True:
         ready = dict(poll.poll())
         if said in ready:
@@ -141,16 +142,16 @@ def _await_mount(mounts: int, alive: int, said: int, target: str) -> bytes | Non
             words = (words + more)[:_MOST_WORDS]
             if not more:
                 poll.unregister(said)
-            continue
-        try:
-            if os.stat(target).st_dev != below:
-                return None
-        except OSError as error:
-            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
-                return None  # an answer, if of a damaged image
-            # else it has ended, and the pipe says so
-        if alive in ready:
+        # Whatever woke us: of each change poll tells once. Not by stat, which waits for fuse2fs, which may wait for us.
+        if b" %s " % name in _whole(mounts):
+            return None
+        if alive in ready and said not in ready:
             return words
+
+
+def _whole(file: int) -> bytes:
+    os.lseek(file, 0, os.SEEK_SET)
+    return b"".join(iter(lambda: os.read(file, 1 << 16), b""))
 
 
 def _refused(image: Opened, words: bytes) -> RuntimeUnavailable:
