@@ -240,22 +240,26 @@ def open_images(ops: Iterable[MountImage], settings: Settings) -> tuple[Opened, 
 def _opened(op: MountImage, settings: Settings) -> Opened:
     writes = op.kind == "ext" and not op.readonly
     fd = _open(op.path, os.O_RDWR if writes else os.O_RDONLY, op.path)
-    found = _locate(fd, op.id, op.path)
-    if found.kind != op.kind:
-        raise InvalidImage(f"{op.path} was changed by somebody else meanwhile")
-    if op.kind != "ext":
-        return Opened(op.number, op.path, fd, found, True)
-    program = find_program("fuse2fs", settings, APPTAINER_LIBEXEC)
-    if not program:
-        raise RuntimeUnavailable(
-            f"{op.path}: users mount ext3 by fuse2fs, which this host does not have",
-            hint="It is in the package fuse2fs (Debian, Ubuntu) or e2fsprogs, and comes with Apptainer's own packages.",
-        )
-    _lock(fd, found, op, writes=writes)
-    found = _locate(fd, op.id, op.path)  # by now nobody else writes to it
-    if writes and found.unclean:
-        _mend(fd, found, op, settings)
-    return Opened(op.number, op.path, fd, found, not writes, program)
+    try:
+        found = _locate(fd, op.id, op.path)
+        if found.kind != op.kind:
+            raise InvalidImage(f"{op.path} was changed by somebody else meanwhile")
+        if op.kind != "ext":
+            return Opened(op.number, op.path, fd, found, True)
+        program = find_program("fuse2fs", settings, APPTAINER_LIBEXEC)
+        if not program:
+            raise RuntimeUnavailable(
+                f"{op.path}: hpcc mounts ext3 by fuse2fs, which this host does not have",
+                hint="It is in the package fuse2fs (Debian, Ubuntu) or e2fsprogs, and comes with Apptainer's own.",
+            )
+        _lock(fd, found, op, writes=writes)
+        found = _locate(fd, op.id, op.path)  # by now nobody else writes to it
+        if writes and found.unclean:
+            _mend(fd, found, op, settings)
+        return Opened(op.number, op.path, fd, found, not writes, program)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def lock(fd: int, start: int, length: int, *, writes: bool) -> bool:

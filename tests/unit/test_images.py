@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcc.errors import InvalidImage, LockTimeout, UnsupportedImage, UsageError
-from hpcc.runtime import plan
+from hpcc.errors import InvalidImage, LockTimeout, RuntimeUnavailable, UnsupportedImage, UsageError
+from hpcc.runtime import images, plan
 from hpcc.runtime.binds import Bind, Overlay, parse_bind, parse_mount, parse_overlay, split_binds
 from hpcc.runtime.environment import RunConfig
 from hpcc.runtime.images import find_bound, find_overlays, lock, open_images
@@ -192,6 +192,37 @@ def test_images_that_are_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     squashfs(path)
     with pytest.raises(InvalidImage, match="changed"):
         open_images([reads], settings)
+
+
+def test_an_image_that_was_not_closed_is_not_written_to_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By e2fsck, whose status says what came of it: 0 and 1 are well."""
+    calls, program = tmp_path / "calls", tmp_path / "program"
+    present: set[str] = set()
+    monkeypatch.setattr(images, "find_program", lambda name, *_: str(program) if name in present else "")
+    settings = Settings.from_environ()
+    for state, features, readonly, there, status, said in (
+        (1, 0x2, False, {"fuse2fs", "e2fsck"}, 9, ""), (0, 0x2, True, {"fuse2fs", "e2fsck"}, 9, ""),
+        (0, 0x2, False, {"fuse2fs", "e2fsck"}, 0, "called"), (1, 0x6, False, {"fuse2fs", "e2fsck"}, 1, "called"),
+        (3, 0x2, False, {"fuse2fs", "e2fsck"}, 4, "does not mend"), (0, 0x2, False, {"fuse2fs"}, 0, "e2fsprogs"),
+        (1, 0x2, True, set(), 0, "package fuse2fs"),
+    ):  # fmt: skip
+        present.clear()
+        present |= there
+        calls.unlink(missing_ok=True)
+        program.write_text(f'#!/bin/sh\necho "$@" >{calls}\nexit {status}\n')
+        program.chmod(0o755)
+        op = MountImage(1, str(ext(tmp_path / "e", state=state, features=features)), "ext", readonly)
+        if said not in ("", "called"):
+            with pytest.raises((InvalidImage, RuntimeUnavailable)) as caught:
+                open_images([op], settings)
+            assert said in caught.value.message + caught.value.hint and op.path in caught.value.message
+            continue
+        (opened,) = open_images([op], settings)
+        os.close(opened.fd)
+        assert calls.exists() == (said == "called")
+        assert said == "" or calls.read_text().startswith("-p /proc/self/fd/")
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------
