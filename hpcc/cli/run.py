@@ -96,6 +96,7 @@ _OPTIONS = (
     Option(("--nvccli",), "the same as --nv, which uses nvidia-container-cli where no CDI is"),
     Option(("--no-eval",), "accepted for Apptainer's sake: hpcc never evaluates arguments in a shell"),
     Option(("--stage",), "run from a copy on this node: node, auto (of what nodes share), shared (default)", "WHEN"),
+    Option(("--share",), "namespaces of the other ranks of a step on this node: auto (default) or never", "WHEN"),
     Option(("--no-hold",), "do not keep the image mounted for the next run"),
     Option(("--backend",), "who runs it: auto (default), native, or apptainer, the site's own", "NAME"),
     Option(("--dry-run",), "print what would be done"),
@@ -186,6 +187,7 @@ def main(name: str, argv: list[str]) -> int:
                 settings,
                 keep_mounted=not arguments.no_hold,
                 as_user=arguments.userns,
+                share=_shares(arguments),
                 tell=lambda text: say("WARNING", text),
             )
             if not is_served(settings):
@@ -253,6 +255,12 @@ def prepare_limits(arguments: Arguments, settings: Settings) -> None:
         from hpcc.runtime.cgroups import prepare
 
         prepare(limits, option)
+
+
+def _shares(arguments: Arguments) -> bool:
+    if arguments.share not in (None, "auto", "never"):
+        raise UsageError(f"--share {arguments.share!r}: there is no such way", hint="One of auto, never.")
+    return bool(arguments.share != "never")
 
 
 def _limits(arguments: Arguments) -> "tuple[tuple[Setting, ...], str]":

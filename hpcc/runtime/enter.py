@@ -103,12 +103,14 @@ def start(
     *,
     keep_mounted: bool,
     as_user: bool = False,
+    share: bool = True,
     make_launcher: Callable[..., Launcher] = Launcher,
     tell: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Run a plan on an image. Returns only in a process that stayed beside the payload: the payload's status.
 
-    keep_mounted: use, and leave, a holder for the image's mount. as_user: real root goes the way of users.
+    keep_mounted: use, and leave, a holder for the image's mount. as_user: real root goes the way of users. share: have
+    the namespaces of the other ranks of a step on this node.
     make_launcher: for who does more than run it. tell: as for Launcher.
     """
     # Whoever starts us with SIGCHLD ignored would have the kernel take our children's statuses away.
@@ -164,6 +166,7 @@ def start(
 
     launcher = make_launcher(image, rung, host, stage, uid, gid, tell)
     launcher.take(opened)
+    held = _held(ops, image, host, settings, share=share)
 
     def enter() -> None:
         mount_rootfs(image, rung, host, stage, unpacked, entered=bool(fakeroot))
@@ -172,7 +175,7 @@ def start(
         keep_mounted
         and rung.root in ("fuse", "squashfuse")
         and settings.hold_idle > 0
-        and _join(image, rung, host, settings, enter)
+        and _join(image, rung, host, settings, held, launcher, enter)
     ):
         try:
             enter()
@@ -219,14 +222,38 @@ def _become_root(settings: Settings) -> str:
         ) from None
 
 
-def _join(image: Rootfs, rung: Rung, host: Host, settings: Settings, enter: Callable[[], None]) -> bool:
+def _held(ops: tuple[plan.Op, ...], image: Rootfs, host: Host, settings: Settings, *, share: bool) -> hold.Held:
+    """What a holder of this run is for. Root has no user namespace by which its ranks could be told."""
+    if not share or host.root or not ("SLURM_STEP_ID" in settings.environ or "PMIX_NAMESPACE" in settings.environ):
+        return hold.Held(image.path, settings.hold_idle)
+    from hpcc.runtime.step import step_of
+
+    step = step_of(settings.environ)
+    own = (kind for op in ops if isinstance(op, plan.Unshare) for kind in op.kinds)
+    kinds = tuple(kind for kind in own if kind in ("pid", "ipc")) if step else ()
+    return hold.Held(image.path, settings.hold_idle, step, kinds)
+
+
+def _join(
+    image: Rootfs,
+    rung: Rung,
+    host: Host,
+    settings: Settings,
+    held: hold.Held,
+    launcher: Launcher,
+    enter: Callable[[], None],
+) -> bool:
     """Enter the held root of the image, started where there is none; False where that did not work out."""
-    path = os.path.join(node_directory(settings, "held"), _holder_key(image, rung, host, settings))
+    path = os.path.join(node_directory(settings, "held"), _holder_key(image, rung, host, settings, held))
     hold.touch(path)
     try:
+        first = hold.open_first(path) if held.kinds else None
         joined = hold.join(path, user_namespace=not host.root)
-        if not joined and hold.start(path, settings.hold_idle, enter, (image.fd,), image.path):
+        if not joined and hold.start(path, held, enter, (image.fd,)):
+            first = hold.open_first(path) if held.kinds else None
             joined = hold.join(path, user_namespace=not host.root)
+        if joined and first is not None:
+            launcher.share(first)
     except OSError:  # in its user namespace, which does as well as one of our own, but not with its mounts
         try:
             mount_rootfs(image, rung, host, os.path.join(settings.node_dir, "stage"), entered=True)
@@ -254,14 +281,16 @@ def _answers(directory: str) -> bool:
     return True
 
 
-def _holder_key(image: Rootfs, rung: Rung, host: Host, settings: Settings) -> str:
+def _holder_key(image: Rootfs, rung: Rung, host: Host, settings: Settings, held: hold.Held) -> str:
     """A name for what a holder holds: the image, how it is mounted, for which job, in which namespaces and mounts."""
     import zlib
 
     environ = settings.environ
-    job = environ.get("SLURM_JOB_ID") or environ.get("XDG_SESSION_ID") or str(os.getsid(0))
+    job = held.step or environ.get("SLURM_JOB_ID") or environ.get("XDG_SESSION_ID") or str(os.getsid(0))
+    job += "." + environ.get("SLURM_STEP_ID", "")  # with a step Slurm may end all that began in it, and so its holder
     namespaces = "".join(os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "mnt"))
     with open("/proc/self/mountinfo", "rb") as file:
         mounts = file.read()
-    text = "\0".join((image.identity, *map(str, rung[:3]), str(host.root), job, namespaces)).encode() + mounts
+    how = (*map(str, rung[:3]), str(host.root), *held.kinds)
+    text = "\0".join((image.identity, *how, job, namespaces)).encode() + mounts
     return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}{zlib.crc32(text[::-1]):08x}"

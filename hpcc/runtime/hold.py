@@ -4,11 +4,13 @@ Each FUSE mount starts with a cold page cache, and decompressing libc again cost
 one small process per user, node, image and job keeps the namespaces with the mount; a run joins them, makes a mount
 namespace of its own, and goes on from there. Runs that have joined do not need the holder any more.
 
-    <node dir>/held/<key>     "<pid> <start time>" of the holder, then a line with what it holds; mtime: the last use
+    <node dir>/held/<key>     "<pid> <start time>" of the holder, then those of process 1 of the namespaces that ranks
+                              share, if any; then a line with what it holds; mtime: the last use
     <node dir>/held/<key>.lock
 
 A pid alone may be somebody else's by now, so the start time is compared through a descriptor of /proc/<pid>, and the
-namespaces are opened relative to it. The holder goes when the file has been idle, or is gone.
+namespaces are opened relative to it. The holder goes when the file has been idle, or is gone; that of a step not before
+its last rank, and with it goes what ranks have left behind.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from hpcc.runtime.fuse import close_all_but
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_LOOK_AGAIN = 5.0  # seconds between two looks whether a step has ranks
+_SERVERS = ("hpcc-squashfs", "squashfuse_ll")
 
 
 def join(path: str, *, user_namespace: bool) -> bool:
@@ -61,6 +67,16 @@ def enter_namespaces(process: int, kinds: tuple[str, ...]) -> bool:
     return bool(entered)
 
 
+def open_first(path: str) -> int | None:
+    """A descriptor of /proc/<pid> of process 1 of the namespaces that ranks share; None where there is none."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            words = file.readline(128).split()
+        return open_process(int(words[2]), words[3])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def touch(path: str) -> None:
     """Note a use, before joining: afterwards the path may lie under a mount."""
     try:
@@ -73,7 +89,7 @@ def dismiss(path: str) -> None:
     """End the holder at `path`, whose mount does not answer any more, so that nobody else joins it."""
     try:
         with open(path, encoding="ascii") as file:
-            pid, _, started = file.readline(64).strip().partition(" ")
+            pid, started = file.readline(128).split()[:2]
         os.unlink(path)
         handle = os.pidfd_open(int(pid))
         try:
@@ -87,11 +103,22 @@ def dismiss(path: str) -> None:
         pass
 
 
-def start(path: str, idle: float, enter: Callable[[], None], keep: tuple[int, ...], about: str) -> bool:
+class Held(NamedTuple):
+    """What a holder is for. about: the image that it holds, for `hpcc instance list --all`. idle: seconds.
+
+    step: the name of a step, whose ranks share the namespaces `kinds` (of pid and ipc) as well; "" for none.
+    """
+
+    about: str
+    idle: float
+    step: str = ""
+    kinds: tuple[str, ...] = ()
+
+
+def start(path: str, held: Held, enter: Callable[[], None], keep: tuple[int, ...]) -> bool:
     """Have a holder at `path`: one that is there, or a new one that calls `enter` to get its namespaces and mounts.
 
-    about: the image that it holds, for `hpcc instance list --all`. False where it could not. One process at a time
-    starts one for each path.
+    False where it could not. One process at a time starts one for each path.
     """
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -103,12 +130,12 @@ def start(path: str, idle: float, enter: Callable[[], None], keep: tuple[int, ..
         if holder is not None:
             os.close(holder)
             return True
-        return _fork_holder(path, idle, enter, keep, about)
+        return _fork_holder(path, held, enter, keep)
     finally:
         os.close(lock)
 
 
-def _fork_holder(path: str, idle: float, enter: Callable[[], None], keep: tuple[int, ...], about: str) -> bool:
+def _fork_holder(path: str, held: Held, enter: Callable[[], None], keep: tuple[int, ...]) -> bool:
     ready, done = os.pipe()
     child = os.fork()
     if child == 0:
@@ -116,7 +143,7 @@ def _fork_holder(path: str, idle: float, enter: Callable[[], None], keep: tuple[
             os.close(ready)
             os.setsid()
             if os.fork() == 0:
-                _hold(path, idle, enter, done, keep, about)
+                _hold(path, held, enter, done, keep)
         except OSError:
             pass
         finally:
@@ -127,7 +154,7 @@ def _fork_holder(path: str, idle: float, enter: Callable[[], None], keep: tuple[
         return answer.read(1) == b"r"
 
 
-def _hold(path: str, idle: float, enter: Callable[[], None], done: int, keep: tuple[int, ...], about: str) -> None:
+def _hold(path: str, held: Held, enter: Callable[[], None], done: int, keep: tuple[int, ...]) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -139,7 +166,9 @@ def _hold(path: str, idle: float, enter: Callable[[], None], done: int, keep: tu
     for fd in keep:
         os.close(fd)
     name = os.path.basename(path)
-    note = os.fsencode(f"{os.getpid()} {start_time(os.getpid())}\n{idle:g} {about}")
+    processes = [os.getpid(), *([_first_of(held.kinds)] if held.kinds else [])]
+    first = " ".join(f"{pid} {start_time(pid)}" for pid in processes)
+    note = os.fsencode(f"{first}\n{held.idle:g} {held.about}")
     fd = os.open(f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=here)
     os.write(fd, note)
     os.close(fd)
@@ -152,14 +181,46 @@ def _hold(path: str, idle: float, enter: Callable[[], None], done: int, keep: tu
         except OSError:
             return
         mine = os.read(fd, len(note) + 1) == note
-        left = os.fstat(fd).st_mtime + idle - time.time()
+        left = os.fstat(fd).st_mtime + held.idle - time.time()
         os.close(fd)
         if not mine:
             return
+        if left <= 0 and held.step and _is_joined():
+            time.sleep(_LOOK_AGAIN)
+            continue
         if left <= 0:
             os.unlink(name, dir_fd=here)
             return
-        time.sleep(min(left, idle) + 0.05)
+        time.sleep(min(left, held.idle) + 0.05)
+
+
+def _first_of(kinds: tuple[str, ...]) -> int:
+    """Have a process 1 in new namespaces of these kinds; it goes with us, and reaps. Its pid."""
+    kernel.unshare(sum({"pid": kernel.CLONE_NEWPID, "ipc": kernel.CLONE_NEWIPC}[kind] for kind in kinds))
+    child = os.fork()
+    if child == 0:
+        import signal
+
+        kernel.set_parent_death_signal(signal.SIGKILL)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so the kernel reaps
+        while True:
+            signal.pause()
+    return child
+
+
+def _is_joined() -> bool:
+    """Whether somebody is in our user namespace beside us and what serves the mount, in the PID namespace of ours."""
+    mine = [os.readlink(f"/proc/self/ns/{kind}") for kind in ("user", "pid")]
+    for pid in os.listdir("/proc"):
+        if pid.isdigit() and int(pid) != os.getpid():
+            try:
+                if [os.readlink(f"/proc/{pid}/ns/{kind}") for kind in ("user", "pid")] == mine:
+                    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                        if file.read().strip() not in _SERVERS:
+                            return True
+            except OSError:
+                continue
+    return False
 
 
 class Holder(NamedTuple):
@@ -184,7 +245,7 @@ def holders(directory: str) -> list[Holder]:
             with open(fd, "rb") as file:
                 status = os.fstat(fd)
                 first, _, second = os.fsdecode(file.read(8192)).partition("\n")
-            pid, _, started = first.partition(" ")
+            pid, started = first.split()[:2]
             idle, _, image = second.partition(" ")
             process = open_process(int(pid), started)
             if process is not None:
@@ -200,7 +261,7 @@ def _open_holder(path: str) -> int | None:
     """A descriptor of the holder's /proc/<pid>, sure to be the holder's; None where it is gone."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
-            pid, _, started = file.readline(64).strip().partition(" ")
+            pid, started = file.readline(128).split()[:2]
         return open_process(int(pid), started)
     except (OSError, ValueError):
         return None

@@ -55,6 +55,8 @@ class Launcher:
         self._filter = b""
         self._dies_with_parent = False
         self._own: set[int] = set()  # devices of tmpfs's that this run made: there it may make mount points
+        self._first = -1  # process 1 of namespaces that are shared
+        self._bare = True  # a payload without an init beside it is process 1
         self._opened: tuple[Opened, ...] = ()
         self._images: Attached | None = None
         self._home = ""  # the caller's mount namespace
@@ -116,8 +118,21 @@ class Launcher:
                 f"--workdir: cannot make {op.path}: {error.strerror}", hint="Name a directory that you can write to."
             ) from None
 
+    def share(self, first: int) -> None:
+        """Have the namespaces of the process whose directory in /proc is open as `first`, instead of one's own."""
+        self._first = first
+
     def _unshare(self, op: plan.Unshare) -> int | None:
-        kernel.unshare(sum(_NAMESPACES[kind] for kind in op.kinds))
+        shared: tuple[str, ...] = ()
+        if self._first >= 0:
+            from hpcc.runtime.hold import enter_namespaces
+
+            kinds = tuple(kind for kind in op.kinds if kind in ("pid", "ipc"))
+            shared = kinds if enter_namespaces(self._first, kinds) else ()
+            if "pid" in shared:
+                op = op._replace(init=False)  # there is one
+                self._bare = False
+        kernel.unshare(sum(_NAMESPACES[kind] for kind in op.kinds if kind not in shared))
         if "net" in op.kinds:
             from hpcc.runtime.network import raise_loopback
 
@@ -178,7 +193,7 @@ class Launcher:
         from hpcc.runtime.supervise import end_others, supervise
 
         if op is not None:
-            return supervise(child, bare=not op.init)
+            return supervise(child, bare=self._bare and not op.init)
         status = supervise(child, bare=False, adopts=True)
         end_others(self._spared, self._home)  # their root, which is to be closed, is gone for them anyway
         return status
