@@ -42,7 +42,7 @@ def test_mpi(hpcc: Hpcc, docker_registry: DockerRegistry, open_dir: Path) -> Non
     pulled = hpcc.person.run([hpcc.installed.hpcc, "pull", "ring.sif", image], env=env)
     assert pulled.returncode == 0, pulled.stderr
     job = hpcc.slurm.submit([taken(hpcc, "mpi/ring.sh"), "ring.sif", "5"], hpcc.person, env=env)
-    assert hpcc.slurm.wait_job(job, 60).code == 0, hpcc.read(f"ring-{job}.txt")
+    assert hpcc.slurm.wait_job(job, 120).code == 0, hpcc.read(f"ring-{job}.txt")
     said = sorted(hpcc.read(f"ring-{job}.txt").splitlines())
     assert said[:4] == [f"hello from rank {rank} of 4" for rank in range(4)]
     assert said[4].startswith("the token is 30 after 5 rounds")
