@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hpcc_slurm.job import Job
-    from hpcc_slurm.submit import submit
+    from hpcc_slurm.submitting import submit
 
 __all__ = ["Job", "submit"]
 
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> object:
 
         return Job
     if name == "submit":
-        from hpcc_slurm.submit import submit
+        from hpcc_slurm.submitting import submit
 
         return submit
     raise AttributeError(f"module 'hpcc_slurm' has no attribute {name!r}")

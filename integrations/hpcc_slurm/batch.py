@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 
 from hpcc.cli.arguments import parse
 from hpcc.cli.run import COMMANDS
-from hpcc.errors import UsageError
+from hpcc.errors import ImageNotFound, UsageError
 from hpcc.invoke import program
 from hpcc.settings import Settings
 from hpcc_slurm.script import INSIDE, Decided, read_decided
@@ -28,11 +28,17 @@ def main(name: str, argv: list[str]) -> int:
     path, *rest = argv
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            decided, has_preamble = read_decided(file.read())
+            decided, has_guard = read_decided(file.read())
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    if not os.path.exists(decided.image):
+        raise ImageNotFound(
+            f"{decided.image}, which {decided.name} was when this job was submitted, is not on {os.uname().nodename}",
+            hint="Either the cache is on a filesystem that this node has not, or somebody has cleaned it meanwhile: "
+            f"`hpcc pull` it again, and then `scontrol requeue {os.environ.get('SLURM_JOB_ID', 'JOB')}`.",
+        )
     environ = job_environment({**decided.environ, **os.environ})
-    command = container_words(os.path.abspath(path), rest, decided, environ, os.getcwd(), has_preamble=has_preamble)
+    command = container_words(os.path.abspath(path), rest, decided, environ, os.getcwd(), has_guard=has_guard)
     argv = [*program(), "exec", *command]
     os.execve(argv[0], argv, environ)
 
@@ -48,11 +54,11 @@ def job_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def container_words(
-    path: str, rest: Sequence[str], decided: Decided, environ: Mapping[str, str], cwd: str, *, has_preamble: bool
+    path: str, rest: Sequence[str], decided: Decided, environ: Mapping[str, str], cwd: str, *, has_guard: bool
 ) -> list[str]:
     """What follows `hpcc exec`."""
     words = ["--job-env", "--bind", f"{quoted(path)}:{quoted(path)}:ro", *start_words(decided.options, environ, cwd)]
-    if has_preamble:
+    if has_guard:
         words += ["--env", f"{INSIDE}=1"]
     return [*words, *decided.options, "--", decided.image, *decided.run, path, *rest]
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 
 from hpcc.errors import UsageError
-from hpcc_slurm.images import no_slurm
+from hpcc_slurm.images import no_slurm, require
 
 _CPUS = ("SRUN_CPUS_PER_TASK", "SLURM_CPUS_PER_TASK")
 ALLOCATION = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_STEP_ID", "SLURM_STEPID", "SLURM_NODELIST", "SLURM_JOB_NODELIST")
@@ -20,6 +20,7 @@ def run(partition: str, argv: Sequence[str]) -> int:
     """Become srun. UsageError; HpccError where there is no srun."""
     if not partition or partition.startswith("-"):
         raise UsageError("--on slurm needs a partition", hint="hpcc pull --on slurm:PARTITION …; `sinfo` lists them.")
+    require("srun")
     words = ["srun", f"--partition={partition}", "--nodes=1", "--ntasks=1", "--job-name=hpcc-pull", "--quiet"]
     words += ["--input=none", "--unbuffered"]
     if not any(name in os.environ for name in _CPUS):

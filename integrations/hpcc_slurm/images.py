@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -81,7 +82,7 @@ def _by_a_job(uri: str, settings: Settings, arguments: Arguments, theirs: Mappin
         pass
     platform, reference = chosen_platform(arguments) or "", Reference.parse(pinned)
     digest = reference.digest.hex[:16] if reference.digest else ""
-    name = f"{reference._replace(digest=None).file_name.removesuffix('.sif')}-{digest}"
+    name = f"{reference._replace(digest=None).file_name.removesuffix('.sif').rstrip('_')}-{digest}"
     if platform:
         name += f"-{platform.replace('/', '-')}"
     path = os.path.join(_directory(settings.environ, make=not arguments.dry_run), name)
@@ -128,6 +129,12 @@ def run_sbatch(words: Sequence[str], script: str, environ: Mapping[str, str]) ->
         said = done.stderr.decode(errors="replace").strip().replace("\n", "; ")
         raise HpccError(f"Slurm has not taken the job: {said}", hint="Nothing was queued.")
     return done.stdout.decode().strip()
+
+
+def require(name: str) -> None:
+    """HpccError where one of Slurm's programs is missing: to be known before anything is pulled."""
+    if shutil.which(name) is None:
+        raise no_slurm(name)
 
 
 def no_slurm(name: str) -> HpccError:

@@ -20,15 +20,16 @@ from hpcc.errors import HpccError, UsageError, place_hint
 from hpcc.invoke import program
 from hpcc.runtime.binds import parse_bind, split_binds
 from hpcc.settings import Settings
-from hpcc_slurm.images import Pull, Ready, cache_variables, make_ready, no_slurm, submit_pull
+from hpcc_slurm.images import Pull, Ready, cache_variables, make_ready, no_slurm, require, run_sbatch, submit_pull
 from hpcc_slurm.script import Decided, interpreter, own_words, slurm_values, with_decided
 from hpcc_slurm.words import DRY_RUN, IMAGE, PULL_ON, Line, job_words, own_options, take_apart
 
 COMMAND = Command(
     "slurm sbatch --image IMAGE [OPTIONS] SCRIPT [ARG…] | --wrap COMMAND",
     "Submit a batch script that runs in an image, which is pulled first. All options of sbatch go; those of one "
-    "letter, and --quiet, --verbose and --network, are sbatch's. The script may say the same in lines such as `#HPCC image=docker://debian:12 compat "
-    "bind=/data`. Job variables, the job's directories and the GPUs that it was given are there in any case.",
+    "letter, and --quiet, --verbose and --network, are sbatch's. The script may say the same in lines such as `#HPCC "
+    "image=docker://debian:12 compat bind=/data`. Job variables, the job's directories and the GPUs that it was given "
+    "are there in any case.",
     own_options(IMAGE, PULL_ON, DRY_RUN),
     "hpcc slurm sbatch --image docker://python:3.12 --compat -c 4 train.sh\n"
     "hpcc slurm sbatch --image x.sif -a 0-9 --wrap 'tool $SLURM_ARRAY_TASK_ID'",
@@ -50,6 +51,7 @@ def main(name: str, before: list[str], argv: list[str]) -> int:
     if line.value("help") is not None or line.value("h") is not None:
         print(help_text(COMMAND))
         return 0
+    require("sbatch")
     arguments, made = prepare(before, line, Settings.from_environ())
     if arguments.dry_run:
         show(made)
@@ -92,12 +94,13 @@ def _script(line: Line) -> tuple[str, str, tuple[str, ...]]:
         if line.rest:
             raise UsageError(f"--wrap and a script exclude each other: {line.rest[0]}")
         return f"#!/bin/sh\n# This script was created by hpcc slurm sbatch --wrap.\n{wrapped}\n", "wrap", ()
-    if not line.rest:
+    if not line.rest and os.isatty(0):
         raise UsageError("no script is given", hint=f"Usage: hpcc {COMMAND.usage}")
-    path, *rest = line.rest
+    path, *rest = line.rest or ("on standard input",)
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return file.read(), os.path.basename(path), tuple(rest)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if line.rest else os.dup(0)
+        with open(fd, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return file.read(), os.path.basename(path) if line.rest else "sbatch", tuple(rest)
     except OSError as error:
         hint = "A value of one of sbatch's options is written --name=value where hpcc does not know the option."
         raise UsageError(f"cannot read the script {path}: {error.strerror}", hint=hint) from None
@@ -133,6 +136,8 @@ def submission_words(made: Submission, environ: Mapping[str, str]) -> tuple[str,
                 f"--dependency {made.dependency}: of jobs any of which will do, and one that pulls, no order can be "
                 "made", hint="Pull first, by `hpcc pull --on slurm:PARTITION`.",
             )  # fmt: skip
+        if ":" not in words:  # of which sbatch tests the first component alone
+            run_sbatch((*words, "--test-only"), made.script, environ)  # or there would be a pull for nothing
         job_id = submit_pull(made.pull, environ).partition(";")[0]
         after = ",".join(filter(None, (made.dependency, f"afterok:{job_id}")))
         # Behind the others of the first component: the last --dependency is the one that counts.

@@ -8,10 +8,12 @@ The user's script is submitted as it is, but for its first line, so that its lin
 
 slurmd executes this from its spool, the kernel starts hpcc, and hpcc reads the line from the file, since what the
 kernel hands over may be cut off. Where the path of hpcc is too long for a first line, or has blanks, and the script is
-one of a shell, this stands before the script instead:
+one of a shell, sh runs it, down to a line behind the comments that it begins with, which sbatch reads no further than:
 
     #!/bin/sh
+    #SBATCH --time=10
     [ "${HPCC_BATCH-}" ] || exec '/long path/hpcc' slurm-batch "$0" "$@"; unset HPCC_BATCH #HPCC-JOB {…}
+    …
 """
 
 from __future__ import annotations
@@ -26,11 +28,12 @@ from hpcc.errors import UsageError
 from hpcc_slurm.words import take_apart
 
 COMMAND = "slurm-batch"
-INSIDE = "HPCC_BATCH"  # is set where a script with a preamble is to go on
+INSIDE = "HPCC_BATCH"  # is set where a script with such a line is to go on
 _LONGEST = 120  # of a path in a first line: Linux before 5.1 reads 127 bytes of that
 _SHELLS = frozenset(("sh", "bash", "dash", "ksh", "zsh", "ash"))
 _PLAIN = re.compile(r"[\w@%+=:,./-]+")
 _MARK = "#HPCC-JOB "
+_GUARD = f'[ "${{{INSIDE}-}}" ] || exec '
 
 
 class Decided(NamedTuple):
@@ -110,15 +113,19 @@ def with_decided(script: str, program: Sequence[str], decided: Decided) -> str:
             hint="Submit it by --wrap, or as a shell script that calls it; or install hpcc where its path is short.",
         )
     command = shlex.join([*program, COMMAND])
-    guard = f'[ "${{{INSIDE}-}}" ] || exec {command} "$0" "$@"; unset {INSIDE} {_MARK}{said}'
-    return f"#!/bin/sh\n{guard}\n{script}"
+    guard = f'{_GUARD}{command} "$0" "$@"; unset {INSIDE} {_MARK}{said}'
+    lines = script.split("\n")
+    end = next((at for at, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines) - 1)
+    return "\n".join(["#!/bin/sh", *lines[1:end], guard, *lines[end:]])
 
 
 def read_decided(script: str) -> tuple[Decided, bool]:
-    """What `with_decided` wrote, and whether it stands in a preamble. UsageError where it did not."""
-    first, second = (*script.split("\n", 2), "")[:2]
-    has_preamble = _MARK in second
-    said = second.partition(_MARK)[2] if has_preamble else first.partition(f" {COMMAND} ")[2]
+    """What `with_decided` wrote, and whether in a line of sh. UsageError where it did not."""
+    said = script.partition("\n")[0].partition(f" {COMMAND} ")[2]
+    has_guard = not said
+    if has_guard:
+        guards = (line for line in script.split("\n") if line.startswith(_GUARD))
+        said = next(guards, "").partition(_MARK)[2]
     try:
         value = json.loads(said)
         if value["version"] != 1:
@@ -131,4 +138,4 @@ def read_decided(script: str) -> tuple[Decided, bool]:
         if isinstance(error, UsageError):
             raise
         raise UsageError("this is no script that `hpcc slurm sbatch` has submitted") from None
-    return decided, has_preamble
+    return decided, has_guard

@@ -15,14 +15,14 @@ from hpcc.errors import UsageError
 from hpcc.invoke import program
 from hpcc.settings import Settings
 from hpcc_slurm.batch import job_environment, start_words
-from hpcc_slurm.images import make_ready, no_slurm
+from hpcc_slurm.images import make_ready, no_slurm, require
 from hpcc_slurm.sbatch import checked
 from hpcc_slurm.words import DRY_RUN, IMAGE, Line, job_words, own_options, take_apart
 
 IMAGE_VARIABLE, OPTIONS_VARIABLE = "HPCC_SLURM_IMAGE", "HPCC_SLURM_OPTIONS"
 _USAGE = (
-    "The image is pulled first. All options of Slurm's go; those of one letter, and --quiet, --verbose and --network, are Slurm's. Job "
-    "variables, the job's directories and the GPUs that a task was given are there in any case."
+    "The image is pulled first. All options of Slurm's go; those of one letter, and --quiet, --verbose and --network, "
+    "are Slurm's. Job variables, the job's directories and the GPUs that a task was given are there in any case."
 )
 COMMANDS = {
     "srun": Command(
@@ -47,6 +47,7 @@ def main(name: str, before: list[str], argv: list[str]) -> int:
     if parts[0].value("help") is not None or parts[0].value("h") is not None:
         print(help_text(command))
         return 0
+    require(name)
     environ: Mapping[str, str] = job_environment(settings.environ)
     if name == "srun":
         words: list[str] = []

@@ -67,7 +67,7 @@ class Line(NamedTuple):
     """A command line, taken apart; each list in the order of the words.
 
     ours: words that are hpcc's. theirs: Slurm's. named: theirs by their long names, with their values; of those
-    before the first ":" alone. rest: what follows the options.
+    before the first ":" alone, but for --wrap. rest: what follows the options.
     """
 
     ours: tuple[str, ...]
@@ -111,7 +111,7 @@ def take_apart(words: Sequence[str], program: str, options: Sequence[Option]) ->
             if has_value and attached is None:
                 attached = _next(name, queue)
                 theirs.append(attached)
-            if first:
+            if first or key == "wrap":
                 named.append((key, attached or ""))
     return Line(tuple(ours), tuple(theirs), tuple(named), tuple(queue))
 

@@ -8,15 +8,18 @@ import re
 import subprocess
 from pathlib import Path
 
-from tests.support.images import IMAGE_PATH, Member, _directory, _file, build_sif, layer
+from tests.support.images import IMAGE_PATH, Member, _directory, _file, layer
 from tests.support.real import need
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "workflows/slurm/mpi/ring.c"
 
 
-def ring_image(directory: Path) -> Path:
-    """ring.sif in the directory; the program itself stands beside it, for the host."""
+CONFIG = {"architecture": "amd64", "os": "linux", "config": {"Env": [f"PATH={IMAGE_PATH}"]}}
+
+
+def ring_layers(directory: Path) -> list[bytes]:
+    """The layers of the image; the program itself stands in the directory, for the host."""
     from hpcc.cli.demo_image import build_demo_layers
 
     compiler = need("mpicc.mpich")
@@ -28,9 +31,7 @@ def ring_image(directory: Path) -> Path:
     for path in sorted({library for file in wanted for library in _libraries(file)} | set(wanted[1:])):
         _add(members, str(path), path.read_bytes())
     _add(members, "/usr/local/bin/ring", program.read_bytes())
-    return build_sif(
-        directory / "ring.sif", [build_demo_layers().layers[0], layer(members)], {"Env": [f"PATH={IMAGE_PATH}"]}
-    )
+    return [build_demo_layers().layers[0], layer(members)]
 
 
 def _add(members: dict[str, Member], path: str, data: bytes) -> None:
