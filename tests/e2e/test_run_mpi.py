@@ -102,3 +102,11 @@ def test_ranks_by_the_hosts_mpich(slurm: SlurmCluster, hpcc: Hpcc, open_dir: Pat
     assert done.returncode == 0, done.stderr + slurm.logs()
     assert sorted(done.stdout.splitlines())[:2] == ["hello from rank 0 of 2", "hello from rank 1 of 2"]
     assert "the token is 3 after 3 rounds" in done.stdout
+
+
+@pytest.mark.root
+def test_a_profile_for_hpcc_slurm_srun(slurm: SlurmCluster, hpcc: Hpcc, image: Images, library: Path) -> None:  # noqa: F811
+    """Whose --mpi is Slurm's."""
+    argv = [hpcc.installed.hpcc, "slurm", "srun", "--image", image.main, "--mpi=none", "-n1", f"--bind={library}"]
+    done = slurm.run([*argv, f"{library}/prog"], hpcc.person, env={"HPCC_MPI": "fake"})
+    assert (done.returncode, done.stdout) == (0, "host\n"), done.stderr
