@@ -147,10 +147,11 @@ class Launcher:
         self._group = Group(op.settings, op.option)
 
     def _stay(self, op: plan.StayBeside) -> int | None:
-        from hpcc.runtime.supervise import children
+        if self._images is not None:
+            from hpcc.runtime.supervise import children
 
-        self._spared = children()
-        kernel.adopt_orphans()
+            self._spared = children()
+            kernel.adopt_orphans()
         return self._new_processes(None)
 
     def _new_processes(self, op: plan.Unshare | None) -> int | None:
@@ -194,6 +195,8 @@ class Launcher:
 
         if op is not None:
             return supervise(child, bare=self._bare and not op.init)
+        if self._images is None:
+            return supervise(child, bare=False)
         status = supervise(child, bare=False, adopts=True)
         end_others(self._spared, self._home)  # their root, which is to be closed, is gone for them anyway
         return status

@@ -181,7 +181,7 @@ UNKNOWN = (
     ["help", "build"],
     ["config", "fakeroot", "--list"],  # hpcc's own command of that name is another one
     ["remote", "status"],
-    ["exec", "--memory", "4G", "x.sif", "a b", ""],
+    ["exec", "--pem-path", "key.pem", "x.sif", "a b", ""],
     ["exec", "library://a/b", "true"],
     ["pull", "library://a/b", "--nonsense"],
     ["pull", "library://a/b"],
