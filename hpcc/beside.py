@@ -15,7 +15,7 @@ import errno
 import os
 
 from hpcc.cache.trust import Policy
-from hpcc.errors import CacheError, ImageNotFound, InvalidImage, PolicyError, place_hint
+from hpcc.errors import ImageNotFound, InvalidImage, PolicyError
 from hpcc.quickjson import loads
 from hpcc.records import TYPE_CHECKING
 
@@ -35,25 +35,13 @@ def path_beside(image: str) -> str:
 def write_options(image: str, options: Sequence[str]) -> None:
     """Put the options beside `image`, which may not be there yet. Atomic, idempotent. CacheError."""
     import json
-    import secrets
 
-    path = path_beside(image)
+    from hpcc.copy import new_file
+
     data = json.dumps({"version": 1, "options": list(options)}) + "\n"
-    temporary = f"{path}.{secrets.token_hex(6)}"
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            with open(fd, "w", encoding="utf-8") as file:
-                os.fchmod(fd, os.fstat(fd).st_mode & 0o755)  # whatever the umask, or it would not be believed
-                file.write(data)
-                file.flush()
-                os.fsync(fd)
-            os.rename(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise CacheError(f"cannot write {path}: {error.strerror}", hint=place_hint(error)) from None
+    with new_file(path_beside(image), replace=True, mode=0o644) as file:
+        os.fchmod(file.fileno(), os.fstat(file.fileno()).st_mode & 0o755)  # whatever the umask, or it is not believed
+        file.write(data.encode())
 
 
 def read_options(

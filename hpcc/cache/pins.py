@@ -13,7 +13,6 @@ import time
 from hpcc.cache import walk
 from hpcc.cache.layout import Cache
 from hpcc.cache.mark import is_key
-from hpcc.errors import CacheError
 from hpcc.quickjson import loads
 from hpcc.records import NamedTuple
 
@@ -38,15 +37,7 @@ def pin(cache: Cache, key: str, note: str = "") -> None:
 
 def unpin(cache: Cache, key: str) -> bool:
     """Take this user's pin away; whether there was one. Others' stay. CacheError where it may not be removed."""
-    removed = False
-    for path, status in walk.records(cache, f"pins/{key}"):
-        if status.st_uid == os.getuid():
-            try:
-                walk.unlink(cache, path)
-            except OSError as error:
-                raise CacheError(f"cannot remove {cache.path(path)}: {error.strerror}", hint="root can.") from None
-            removed = True
-    return removed
+    return walk.remove_own(cache, f"pins/{key}")
 
 
 def read_pins(cache: Cache) -> dict[str, tuple[Pin, ...]]:

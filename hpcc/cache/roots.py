@@ -17,7 +17,6 @@ from hpcc.cache import walk
 from hpcc.cache.layout import Cache
 from hpcc.cache.mark import is_key, read_mark_at
 from hpcc.cache.walk import Cleared, Entry
-from hpcc.errors import CacheError
 from hpcc.quickjson import loads
 from hpcc.records import NamedTuple
 
@@ -50,15 +49,7 @@ def forget_root(cache: Cache, path: str) -> bool:
     CacheError where the record may not be removed.
     """
     name = sha256(os.fsencode(os.path.abspath(path))).hexdigest()[:40]
-    removed = False
-    for record, status in walk.records(cache, f"roots/{name}"):
-        if status.st_uid == os.getuid():
-            try:
-                walk.unlink(cache, record)
-            except OSError as error:
-                raise CacheError(f"cannot remove {cache.path(record)}: {error.strerror}", hint="root can.") from None
-            removed = True
-    return removed
+    return walk.remove_own(cache, f"roots/{name}")
 
 
 def read_roots(cache: Cache) -> tuple[Root, ...]:

@@ -165,6 +165,22 @@ def unlink(cache: Cache, path: str) -> None:
         os.unlink(name, dir_fd=directory)
 
 
+def remove_own(cache: Cache, directory: str) -> bool:
+    """Remove this user's file from a directory with one for each writer; whether there was one. Idempotent.
+
+    CacheError where it may not be removed.
+    """
+    removed = False
+    for path, status in records(cache, directory):
+        if status.st_uid == os.getuid():
+            try:
+                unlink(cache, path)
+            except OSError as error:
+                raise CacheError(f"cannot remove {cache.path(path)}: {error.strerror}", hint="root can.") from None
+            removed = True
+    return removed
+
+
 def clear(
     cache: Cache,
     top: str,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
-from hpcc.cli.doctor_report import MARKS, columns
+from hpcc.cli.doctor_report import MARKS, columns, gaps
 from hpcc.errors import UsageError
 from hpcc.runtime.findings import FAILS, GAP, INFO, OK, Finding
 from hpcc.sitepath import load_site_packages
@@ -39,11 +39,4 @@ def table(rows: Sequence[Finding]) -> Iterator[str]:
     """Lines of 80 columns, but for longer words: what there is, then what is missing, the worst first."""
     for row in rows:
         yield from columns(f"{MARKS[row.state]:<4}{row.what:<21}", row.said)
-    wrong = [row for row in rows if row.state in (GAP, FAILS)]
-    if not wrong:
-        yield "\nNothing is missing."
-    for row in sorted(wrong, key=lambda row: row.state != FAILS):
-        yield ""
-        yield from columns(f"{MARKS[row.state]}  ", f"{row.what}: {row.said}")
-        yield from columns("    costs:  ", row.cost)
-        yield from columns("    helps:  ", row.remedy)
+    yield from gaps(rows)

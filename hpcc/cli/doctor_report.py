@@ -28,14 +28,19 @@ def table(found: Sequence[Finding], plans: Mapping[str, str], devices: Iterable[
         yield from columns(f"{what + ' root:':<16}", text)
     for what, text in devices:
         yield from columns(f"{what:<16}", text)
+    states = {finding.state for finding in found}
+    if FAILS in states:
+        yield "\n!!: containers cannot run until this is mended.  --: they run, but"
+    elif GAP in states:
+        yield "\n--: containers run, but"
+    yield from gaps(found)
+
+
+def gaps(found: Sequence[Finding]) -> Iterator[str]:
+    """What is missing, the worst first, with what it costs and what helps; or that nothing is."""
     wrong = [finding for finding in found if finding.state in (FAILS, GAP)]
     if not wrong:
         yield "\nNothing is missing."
-        return
-    if any(finding.state == FAILS for finding in wrong):
-        yield "\n!!: containers cannot run until this is mended.  --: they run, but"
-    else:
-        yield "\n--: containers run, but"
     for finding in sorted(wrong, key=lambda finding: finding.state != FAILS):
         yield ""
         yield from columns(f"{MARKS[finding.state]}  ", f"{finding.what}: {finding.said}")

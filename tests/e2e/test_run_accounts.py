@@ -195,10 +195,10 @@ def test_a_home_that_is_mounted_when_it_is_used(site: Site, flags: tuple[str, ..
 def test_a_home_behind_a_link(site: Site) -> None:
     """/home -> /export/home: under both names, where one works in it."""
     (site.top / "link").symlink_to(site.top)
-    (site.home / "work").mkdir()
-    (site.home / "work/file").write_text("found\n")
+    (site.home / "project").mkdir()
+    (site.home / "project/file").write_text("found\n")
     site.known = make_directory(site.known.top, site.top / "link/home")
-    assert site.sh("echo $HOME; cat ~/work/file; pwd; cat work/file").splitlines() == [
+    assert site.sh("echo $HOME; cat ~/project/file; pwd; cat project/file").splitlines() == [
         str(site.top / "link/home"), "found", str(site.home), "found",
     ]  # fmt: skip
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from hpcc.cli.demo_image import build_demo_layers
 from hpcc.registry.fake import FakeRegistry, Faults
 from tests.support.daemons import wait_until
 from tests.support.images import images, marked
 from tests.support.installation import Installation
 from tests.support.people import SYSTEM_PATH, Person
+from tests.support.pulls import demo_registry
 from tests.support.slurm import NODES, SlurmCluster
 
 pytestmark = pytest.mark.root
@@ -70,9 +70,7 @@ def sif() -> Path:
 
 @pytest.fixture
 def registry() -> Iterator[FakeRegistry]:
-    demo = build_demo_layers()
-    with FakeRegistry(quota=2) as registry:
-        registry.add_image("library/demo", "1.0", demo.layers, demo.config, index=True)
+    with demo_registry(quota=2) as registry:
         yield registry
 
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import pytest
 
-from hpcc.cli.demo_image import build_demo_layers
 from hpcc.registry.fake import FakeRegistry
 from tests.support import installation
 from tests.support.images import images
 from tests.support.installation import Installation
 from tests.support.people import SYSTEM_PATH, Person
+from tests.support.pulls import demo_registry
 
 SNAKEFILE = """
 IMAGE = config["image"]
@@ -93,9 +93,7 @@ def eight() -> Path:
 
 @pytest.fixture
 def registry() -> Iterator[FakeRegistry]:
-    demo = build_demo_layers()
-    with FakeRegistry(quota=5) as registry:
-        registry.add_image("library/demo", "1.0", demo.layers, demo.config, index=True)
+    with demo_registry(quota=5) as registry:
         yield registry
 
 

@@ -4,19 +4,13 @@ import pytest
 
 from tests.e2e.test_run_nested import CASES
 from tests.e2e.test_run_signals import left_over
+from tests.interop import test_side_by_side as side_by_side
 from tests.interop.conftest import Pulled
 from tests.support.installation import Installation
 from tests.support.peers import apptainer
 from tests.support.people import Person
 
-MODES = {
-    "default": (),
-    "contain": ("--contain",),
-    "containall": ("--containall",),
-    "compat": ("--compat",),
-    "writable-tmpfs": ("--writable-tmpfs",),
-    "fakeroot": ("--fakeroot",),
-}
+MODES = {**side_by_side.MODES, "fakeroot": ("--fakeroot",)}
 SYSTEM = "/usr,/lib,/lib64,/bin,/var/tmp"  # of the Debian root with Apptainer, where the image's own would be
 
 

@@ -9,11 +9,13 @@ import random
 import tarfile
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hpcc.cli.demo_image import build_demo_layers
 from hpcc.image import Image, open_image
 from hpcc.progress import Part, Progress
 from hpcc.registry.fake import FakeRegistry
@@ -23,6 +25,15 @@ from tests.support.people import Person, isolated
 T = TypeVar("T")
 NAME = "group/tools"  # of the image that the fixture `fake` serves
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+
+
+@contextmanager
+def demo_registry(*, quota: int) -> Iterator[FakeRegistry]:
+    """A registry with the image library/demo:1.0 of `hpcc demo`, that allows so many manifest GETs."""
+    demo = build_demo_layers()
+    with FakeRegistry(quota=quota) as registry:
+        registry.add_image("library/demo", "1.0", demo.layers, demo.config, index=True)
+        yield registry
 
 
 def tar_layer(files: Mapping[str, bytes]) -> bytes:
