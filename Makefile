@@ -93,6 +93,6 @@ constraints:
 	t=$$(mktemp -d); trap 'rm -rf '$$t EXIT; \
 	"$$(tests/support/venv.sh --python)" -m venv $$t/v; \
 	$$t/v/bin/python -I -m pip install --quiet --upgrade pip; \
-	$$t/v/bin/python -I -m pip install --quiet --group dev '.[snakemake]' hatchling; \
+	$$t/v/bin/python -I -m pip install --quiet --group dev --group docs '.[snakemake]' hatchling; \
 	{ sed '/^[^#]/,$$d' constraints.txt; $$t/v/bin/python -I -m pip freeze --all | grep -Eiv '^(hpcc|setuptools|wheel)( |=)'; } >$$t/new; \
 	cp $$t/new constraints.txt

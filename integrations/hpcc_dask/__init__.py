@@ -1,0 +1,1 @@
+"""Dask workers in containers, on one machine or a cluster."""

@@ -1,0 +1,1 @@
+"""Notebook kernels in containers, and magics that pull and run images."""
