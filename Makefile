@@ -4,6 +4,8 @@
 # make interop   Apptainer as judge of our SIFs, hpcc as reader of its (a Debian root with Apptainer comes first)
 # make bench     ratios against Apptainer and floors, measured in the same run
 # make growth    how time and memory of a pull grow with an image's bytes, files and layers; draws it (10 minutes, 25 GB)
+# make zipapp    hpcc in one file, dist/hpcc-VERSION-cp3XX-MACHINE.pyz, that needs Python and nothing else
+# make rpm       the same as an RPM
 # make soak      500 processes and 200 kills where `make test` has 64 and 30; 100,000 damaged inputs, 50,000 merges
 # make clean     remove what the others made here
 #
@@ -29,7 +31,7 @@ ARGS ?=
 SOAKED := tests/e2e/test_storm.py tests/e2e/test_two_nodes.py tests/integration/test_fuzz.py tests/integration/test_umoci.py \
 	tests/unit/test_merge.py
 
-.PHONY: help demo test check interop bench growth soak clean constraints system peers
+.PHONY: help demo test check interop bench growth zipapp rpm soak clean constraints system peers
 
 help:
 	@sed -n '/^# make /s/^# //p' Makefile
@@ -58,6 +60,12 @@ bench: $(VENV)/.for-tests peers | system
 
 growth: $(VENV)/.for-tests | system
 	$(BIN)/python tests/bench/growth.py --svg docs/explanation/growth.svg $(ARGS)
+
+zipapp: $(VENV)/.for-demo
+	$(BIN)/python packaging/zipapp/build.py
+
+rpm: $(VENV)/.for-demo
+	packaging/rpm/build.sh
 
 system:
 	@tests/support/install.sh

@@ -17,8 +17,11 @@ _SUBPROCESS = frozenset(
 def program() -> list[str]:
     """The argv that begins a command line of this very hpcc: the quick bin/hpcc beside the interpreter, where it is.
 
-    Else the interpreter, which is not to take an `hpcc` in the working directory for the package (-P).
+    Of a zip (packaging/zipapp) it is that file. Else the interpreter, which is not to take an `hpcc` in the working
+    directory for the package (-P).
     """
+    if archive := getattr(globals().get("__loader__"), "archive", ""):
+        return [os.path.abspath(archive)]
     beside = os.path.join(os.path.dirname(os.path.abspath(sys.executable)), "hpcc")
     return [beside] if os.access(beside, os.X_OK) else [os.path.abspath(sys.executable), "-P", "-m", "hpcc"]
 

@@ -96,8 +96,8 @@ def _fill(file: BinaryIO, wanted: Wanted, program: str) -> None:
             os.makedirs(f"{content}/{path}", 0o755, exist_ok=True)
         for place, names, _ in os.walk(content):
             for name in names:
-                os.chmod(f"{place}/{name}", 0o755)  # whatever the umask is
-        os.chmod(content, 0o755)
+                os.chmod(f"{place}/{name}", 0o755)  # noqa: S103 - as in any root filesystem, whatever the umask is
+        os.chmod(content, 0o755)  # noqa: S103
         how = "root_owner=0:0" + ("" if wanted.sparse else ",nodiscard")  # which would make it sparse again
         argv = [program, "-q", "-F", "-t", "ext3", "-E", how, "-d", content]
         done = subprocess.run(

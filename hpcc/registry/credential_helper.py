@@ -24,7 +24,7 @@ from hpcc.registry.account import Credentials
 TIMEOUT = 20.0  # seconds; a helper may ask a service, or a person to open a keychain
 MAX_ANSWER = 256 << 10  # bytes; the longest tokens that are seen have 4 KiB
 NOT_FOUND = b"credentials not found in native keychain"
-TOKEN_USERNAME = "<token>"  # then the secret is an identity token
+TOKEN_USERNAME = "<token>"  # noqa: S105 - then the secret is an identity token
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 

@@ -280,6 +280,6 @@ def _load_yaml(data: bytes, path: str) -> object:
             hint=f"Write it as JSON (`{way_out}`), or install PyYAML where hpcc is.",
         ) from None
     try:
-        return yaml.load(data, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return yaml.load(data, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - both are safe
     except (yaml.YAMLError, LookupError, AttributeError, TypeError) as error:  # the latter for tags with wrong values
         raise ValueError(f"not YAML: {error}".replace("\n", " ")) from None

@@ -236,7 +236,7 @@ class Launcher:
         self._own.add(os.stat(self._session).st_dev)
         for name in ("points", "upper", "work", "under", "files", "images"):
             os.mkdir(f"{self._session}/{name}")
-        os.chmod(f"{self._session}/upper", 0o755)
+        os.chmod(f"{self._session}/upper", 0o755)  # noqa: S103 - it becomes the container's /
 
     def _open_target(self, target: str, *, directory: bool) -> int:
         """A descriptor of the place to mount on; made where it is missing on a tmpfs of ours."""

@@ -151,7 +151,7 @@ def _write(module: Module, directory: str, scripts: dict[str, str], *, replace: 
         for name, text in scripts.items():
             path = os.path.join(new, "bin", name)
             _write_file(path, text)
-            os.chmod(path, os.stat(path).st_mode | 0o111)
+            os.chmod(path, os.stat(path).st_mode | 0o111)  # noqa: S103 - where the umask lets others read
         if os.path.lexists(hidden):
             shutil.rmtree(hidden)
         os.rename(new, hidden)

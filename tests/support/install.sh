@@ -14,6 +14,7 @@ user=hpcc-test
 needed=(
   attr              # getfattr, setfattr: extended attributes as others see them
   busybox-static    # the smallest payload
+  cpio              # what is in an RPM
   dbus              # by it systemd --user asks the other systemd to move processes
   docker-registry   # a real registry
   e2fsprogs         # mke2fs, e2fsck, debugfs: makers and judges of ext3 images
@@ -33,6 +34,7 @@ needed=(
   munge             # who speaks to Slurm
   procps            # ps: what is left running after a run
   qemu-user         # the converter's bytes on another CPU
+  rpm               # rpmbuild: the RPM of packaging/rpm
   skopeo            # another client of registries: it must find ours and the real one alike
   slurm-client      # sbatch, srun, scancel, squeue
   slurmctld         # a real Slurm: its controller
