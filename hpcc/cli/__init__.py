@@ -130,10 +130,10 @@ def _dispatch(options: list[str], argv: list[str], *, stand_in: bool = False) ->
         raise Unknown(f"{name} is Apptainer's own", hint=f"`hpcc {name}` is another command, of hpcc's.")
     if name not in COMMANDS:
         if not stand_in:
-            from hpcc.cli.integrations import integrations, run_integration
+            from hpcc.cli.integrations import GROUP, INTERPRETERS, integrations, run_integration
 
             # Where it stands in a #! line, the kernel gives it and all behind it as one word.
-            if (found := integrations().get(name.partition(" ")[0])) is not None:
+            if (found := integrations(GROUP, INTERPRETERS).get(name.partition(" ")[0])) is not None:
                 return run_integration(found, [*options, *argv[1:]])
         raise Unknown(f"unknown command {name!r}", hint=f"Did you mean {_closest(name)}? `hpcc --help` lists all.")
     module = __import__(f"hpcc.cli.{COMMANDS[name][0]}", fromlist=("main",))  # importlib would bring warnings along
@@ -150,9 +150,9 @@ def like_version(word: str) -> str:
 
 
 def _help(argv: list[str]) -> int:
-    from hpcc.cli.integrations import integrations
+    from hpcc.cli.integrations import GROUP, integrations
 
-    others = integrations()
+    others = integrations(GROUP)
     if argv and (argv[0] in COMMANDS or argv[0] in others):
         return _dispatch([], [argv[0], "--help"])
     print("hpcc: Docker and OCI images on HPC clusters, without Docker and without root\n")

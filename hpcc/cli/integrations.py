@@ -1,4 +1,5 @@
 """Commands that other import packages bring, such as `hpcc snakemake`: the entry-point group `hpcc.commands`.
+Those of `hpcc.interpreters` stand in the first lines of scripts; nobody types them, so no list has them.
 
 They are looked for only where the core has no command of that name, since to look costs more than a warm run.
 """
@@ -14,14 +15,16 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "hpcc.commands"
+INTERPRETERS = "hpcc.interpreters"
 
 
-def integrations() -> dict[str, EntryPoint]:
-    """Those that are installed, by the name of their command, sorted. Nothing of them is imported."""
+def integrations(*groups: str) -> dict[str, EntryPoint]:
+    """Those of the groups that are installed, by the name of their command, sorted. Nothing of them is imported."""
     load_site_packages()
     from importlib.metadata import entry_points
 
-    return {each.name: each for each in sorted(entry_points(group=GROUP), key=lambda each: each.name)}
+    found = [each for group in groups for each in entry_points(group=group)]
+    return {each.name: each for each in sorted(found, key=lambda each: each.name)}
 
 
 def run_integration(found: EntryPoint, argv: Sequence[str]) -> int:

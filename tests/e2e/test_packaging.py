@@ -107,7 +107,7 @@ def pythons() -> list[Path]:
             path = place / f"python3.{minor}"
             if "shims" not in path.parts and os.access(path, os.X_OK) and sys.version_info[1] != minor:
                 found.setdefault(minor, path)
-    return list(found.values())
+    return list(found.values()) or [Path(sys.executable)]
 
 
 @pytest.mark.parametrize("python", pythons(), ids=lambda path: path.name)
