@@ -19,6 +19,7 @@ from hpcc.origin import Origin
 from hpcc.progress import SILENT, Progress
 from hpcc.records import TYPE_CHECKING
 from hpcc.sources.agents import Named
+from hpcc.sources.onhost import OnHost, open_layout, open_saved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from hpcc.cache.layout import Cache
     from hpcc.local import Image
     from hpcc.settings import Settings
-    from hpcc.sources.onhost import OnHost
 
 
 def obtain(
@@ -46,7 +46,13 @@ def obtain(
     platform = Platform.parse(arch) if arch else Platform.host()
     try:
         with ExitStack() as stack:
-            found = _look_up(named, platform, settings, stack, progress)
+            if named.agent == "docker-daemon":
+                found = _ask_daemon(uri, named.place, settings, stack, progress)
+            else:
+                found = _look_up(named, platform, settings, stack, progress)
+            if not isinstance(found, OnHost):
+                on_cached()
+                return found
             return _convert(uri, named.agent, found, platform, settings, progress, on_cached)
     except (IntegrityError, UnsupportedImage, PolicyError) as error:
         if named.place in error.message:
@@ -59,8 +65,6 @@ def obtain(
 def _look_up(named: Named, platform: Platform, settings: Settings, stack: ExitStack, progress: Progress) -> OnHost:
     """The image on this host; what is opened is closed with the stack."""
     agent, place, ref = named
-    from hpcc.sources.onhost import open_layout, open_saved
-
     if agent == "oci":
         from hpcc.sources.directory import Directory
         from hpcc.sources.members import named as telling
@@ -74,6 +78,18 @@ def _look_up(named: Named, platform: Platform, settings: Settings, stack: ExitSt
     return open_layout(archive, ref, platform) if agent == "oci-archive" else open_saved(archive, ref)
 
 
+def _ask_daemon(uri: str, name: str, settings: Settings, stack: ExitStack, progress: Progress) -> OnHost | Image:
+    """The cached image, where the daemon's id names one; else what the daemon has of it, saved."""
+    from hpcc.sources.daemon import check_name, engine_for, known_config, saved_image
+
+    check_name(name)
+    engine = engine_for(settings)
+    inspected = engine.inspect(name)
+    known = known_config(tiers(settings), inspected.id)
+    image = _cached(uri, "docker-daemon", known, settings) if known is not None else None
+    return image or saved_image(engine, name, inspected.size, tier_of(settings), stack, progress)
+
+
 def tier_of(settings: Settings) -> Cache:
     """Where what came from this user's own files and daemon is kept: a group's cache gets nothing of it, since nobody
     knows whether all the group may read it.
@@ -85,6 +101,14 @@ def tier_of(settings: Settings) -> Cache:
         return shared  # not made yet, so it will be this user's own
 
 
+def _origin(agent: str, found: OnHost, settings: Settings) -> Origin:
+    return Origin(agent, str(found.digest), str(found.config.platform), converter_id(settings.compression))
+
+
+def _cached(uri: str, agent: str, found: OnHost, settings: Settings) -> Image | None:
+    return open_cached(tiers(settings), _origin(agent, found, settings), uri)
+
+
 def _convert(
     uri: str,
     agent: str,
@@ -94,9 +118,7 @@ def _convert(
     progress: Progress,
     on_cached: Callable[[], None],
 ) -> Image:
-    caches = tiers(settings)
-    origin = Origin(agent, str(found.digest), str(found.config.platform), converter_id(settings.compression))
-    image = open_cached(caches, origin, uri)
+    image = _cached(uri, agent, found, settings)
     if image is not None:
         on_cached()
         return image
@@ -116,7 +138,7 @@ def _convert(
     from hpcc.making import Material, make_sif
     from hpcc.sources.docker import readable_tiers
 
-    tier = tier_of(settings)
+    tier, caches, origin = tier_of(settings), tiers(settings), _origin(agent, found, settings)
     sweep(tier.path("tmp"))
     for digest, data in found.documents:
         write_blob(tier, digest, data)
