@@ -15,8 +15,8 @@ needed=(
   attr              # getfattr, setfattr: extended attributes as others see them
   busybox-static    # the smallest payload
   dbus              # by it systemd --user asks the other systemd to move processes
-  docker.io         # dockerd: a real one, which keeps images
   docker-registry   # a real registry
+  docker.io         # dockerd: a real one, which keeps images
   e2fsprogs         # mke2fs, e2fsck, debugfs: makers and judges of ext3 images
   fuse-overlayfs    # writable layers with squashed owners
   fuse2fs           # ext3 images of users
