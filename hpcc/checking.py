@@ -173,7 +173,7 @@ def rebuild_index(cache: Cache) -> None:
             named.add(descriptor.digest)
     for item in contents(cache):
         mark = mark_of(cache, item) if item.kind == "sif" else None
-        if mark is None:
+        if mark is None or "/" not in mark.reference:  # of no registry (origin.py)
             continue
         try:
             reference = Reference.parse(mark.reference)

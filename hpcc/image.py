@@ -1,21 +1,24 @@
 """What a URI names, as an image that can be run.
 
 `open_image` is on the way of each run. A local file costs a read of its header; a docker:// URI whose tag is known and
-fresh costs a few reads of the cache. Only a miss imports what talks to registries and converts (pulling.py).
+fresh costs a few reads of the cache. Only a miss imports what talks to registries and converts (pulling.py), and only
+another agent's name what knows those (obtaining.py).
 """
 
 import os
 
 from hpcc.errors import HpccError, Unknown
 from hpcc.local import Image, open_local
+from hpcc.origin import AGENTS
 from hpcc.progress import SILENT, Progress
 from hpcc.settings import Settings
 
 
 def open_image(uri: str, settings: Settings, *, arch: str | None = None, progress: Progress = SILENT) -> Image:
-    """The image that `uri` names: docker://…, a SIF, a squashfs file, or a directory. Raises HpccError.
+    """The image that `uri` names: docker://…, another agent's (sources/agents.py), a SIF, a squashfs file, or a
+    directory. Raises HpccError.
 
-    A docker image that the cache does not have is pulled, converted and published there first.
+    What the cache does not have is pulled or read, converted and published there first.
     """
     if uri.startswith("docker://"):
         from hpcc.lookup import Wanted, find_cached
@@ -30,9 +33,17 @@ def open_image(uri: str, settings: Settings, *, arch: str | None = None, progres
 
             found = pull_image(wanted, settings, progress)
         return found
-    scheme, separator, _ = uri.partition("://")
-    if separator and scheme.isalnum():
-        raise Unknown(f"{uri}: hpcc does not know the source {scheme}://", hint="It knows docker:// and local images.")
+    scheme, colon, rest = uri.partition(":")
+    if colon and scheme in AGENTS:
+        from hpcc.sources.agents import parse_named
+
+        if (named := parse_named(uri)) is not None:
+            from hpcc.obtaining import obtain
+
+            return obtain(uri, named, settings, arch=arch, progress=progress)
+    if rest.startswith("//") and scheme.replace("-", "").isalnum():
+        known = ", ".join(("docker", *sorted(AGENTS)))
+        raise Unknown(f"{uri}: hpcc does not know the source {scheme}://", hint=f"It knows {known}, and local images.")
     return _open_link(uri, settings) or open_local(uri)
 
 

@@ -1,6 +1,7 @@
 """One layer on its way to a pack: found in a cache, made from a blob there, or fetched.
 
 pack in a cache ────────────────────────────────────────────> OpenPack
+file of the user's ──> convert_layer ──> pack, published ────> OpenPack
 blob in a cache ──> convert_layer ──> pack, published ──────> OpenPack
 upstream ──> GrowingFile ──> convert_layer, meanwhile ──────> OpenPack, and the blob published
 """
@@ -54,6 +55,7 @@ class Workshop(NamedTuple):
     """What all layers of a pull share. Parts are read from `readable`, and published in `tier`.
 
     publish: runs what it is given in another thread, so that nobody waits for the disk; errors come out in the end.
+    read: a layer's bytes, where the image is a file on this host; nothing is fetched then, and no blob is kept.
     """
 
     tier: Cache
@@ -63,6 +65,7 @@ class Workshop(NamedTuple):
     progress: Progress
     stack: ExitStack  # closes what the layers open
     publish: Callable[[Callable[[], object]], object]
+    read: Callable[[Descriptor], Iterator[bytes]] | None = None
 
 
 class Layer:
@@ -78,7 +81,8 @@ class Layer:
         self.size = layer.size
         self.pack = _open_pack(shop, self._pack_name)
         if self.pack is None:
-            self._blob: Partial = shop.stack.enter_context(partial(shop.tier, layer.digest, layer.size))
+            if shop.read is None:
+                self._blob: Partial = shop.stack.enter_context(partial(shop.tier, layer.digest, layer.size))
             self._pack_file: BinaryIO = shop.stack.enter_context(shop.tier.temporary())
         else:
             self._part.advance(layer.size)
@@ -96,6 +100,8 @@ class Layer:
 
     def begin(self, fetch: Fetch) -> None:
         """Look for the blob in the caches; where it is not there, have `fetch` start its download."""
+        if self._shop.read is not None:
+            return
         self._cached = cached_chunks(self._shop.readable, self._layer)
         if self._cached is None:
             self._fetch(fetch)
@@ -109,6 +115,10 @@ class Layer:
 
     def make(self, fetch: Fetch, pool: ThreadPoolExecutor) -> None:
         """Write the pack; publish it, and the blob, as far as the settings keep them. After `begin`."""
+        if self._shop.read is not None:
+            self._write(self._counted(self._unless_given_up(self._shop.read(self._layer))), pool)
+            self._part.finish()
+            return
         if self._cached is not None:
             try:
                 self._write(self._unless_given_up(self._cached), pool)
@@ -130,6 +140,11 @@ class Layer:
         for data in chunks:
             if self._given_up:
                 raise InterruptedError("the pull was given up")
+            yield data
+
+    def _counted(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for data in chunks:
+            self._part.advance(len(data))
             yield data
 
     def _telling(self, chunks: Iterator[bytes]) -> Iterator[bytes]:

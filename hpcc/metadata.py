@@ -20,7 +20,7 @@ from datetime import datetime
 from hpcc import fstree
 from hpcc.fstree import Node
 from hpcc.oci.config import ImageConfig
-from hpcc.origin import MARK, Origin
+from hpcc.origin import AGENTS, MARK, Origin
 from hpcc.records import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,21 +54,29 @@ def _rfc3339(text: str) -> int:
 
 def labels(origin: Origin, config: ImageConfig) -> dict[str, str]:
     """The image's labels and those that Apptainer adds."""
+    bootstrap, source = _source(origin)
+    name = {"org.opencontainers.image.base.name": origin.name} if bootstrap == "docker" else {}
     return {
-        "org.opencontainers.image.base.name": origin.name,
+        **name,
         "org.opencontainers.image.base.digest": origin.digest,
         **dict(config.labels),
         "org.label-schema.build-arch": config.architecture,
         "org.label-schema.build-date": created(config)[0],
         "org.label-schema.schema-version": "1.0",
         "org.label-schema.usage.hpcc.converter": origin.converter,
-        "org.label-schema.usage.singularity.deffile.bootstrap": "docker",
-        "org.label-schema.usage.singularity.deffile.from": origin.reference,
+        "org.label-schema.usage.singularity.deffile.bootstrap": bootstrap,
+        "org.label-schema.usage.singularity.deffile.from": source,
     }
 
 
+def _source(origin: Origin) -> tuple[str, str]:
+    """(agent, what it was told): a path of somebody's is not said, so that the same image has the same bytes."""
+    return (origin.name, origin.digest) if origin.name in AGENTS else ("docker", origin.reference)
+
+
 def definition_file(origin: Origin) -> bytes:
-    return f"bootstrap: docker\nfrom: {origin.reference}\n".encode()
+    bootstrap, source = _source(origin)
+    return f"bootstrap: {bootstrap}\nfrom: {source}\n".encode()
 
 
 def objects(origin: Origin, config: ImageConfig, owners: tuple[int, ...]) -> tuple[tuple[str, bytes], ...]:

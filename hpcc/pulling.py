@@ -4,41 +4,31 @@ reference --HEAD--> digest --GET--> manifest, config --> layers, in parallel: bl
 """
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 
-from hpcc.blocks import thread_count
 from hpcc.cache.flight import Tell, single_flight
 from hpcc.cache.index import add_to_index
-from hpcc.cache.layout import TRIES, Cache
-from hpcc.cache.locking import Locking
-from hpcc.cache.room import check_room
+from hpcc.cache.layout import Cache
 from hpcc.cache.temporary import sweep
-from hpcc.compressors import make_compressor
-from hpcc.convert import assemble
 from hpcc.errors import (
     AccessDenied,
     CacheError,
     HpccError,
-    IntegrityError,
     InvalidImage,
     PolicyError,
     RateLimited,
     RegistryUnavailable,
 )
-from hpcc.layers import Downloads, Layer, Workshop
 from hpcc.local import Image
 from hpcc.lookup import (
     Wanted,
     find_cached,
     known_digests,
-    open_cached,
     origin_of,
     pin_for_run,
     tiers,
 )
-from hpcc.oci.digest import Digest
+from hpcc.making import Material, locking_of, make_sif
 from hpcc.oci.platform import match_order
 from hpcc.oci.reference import Reference
 from hpcc.progress import SILENT, Progress, Telling
@@ -88,7 +78,7 @@ def pull_image(wanted: Wanted, settings: Settings, progress: Progress = SILENT) 
             progress.warning(f"{upstream.problem.message}; asked without an account.")
         if found.config.architecture and found.config.platform not in match_order(platform):
             progress.warning(f"{uri} is an image for {found.config.platform}, not for {platform}")
-        image = _publish(wanted, found, source, settings, progress, waiting)
+        image = make_sif(_material(wanted, found, settings), source, settings, progress, waiting)
         pin_for_run(reference, found.top.digest, settings)
         try:
             add_to_index(found.tier, reference, found.digest, found.manifest.media_type)
@@ -207,96 +197,12 @@ def check_policy(reference: Reference, found: Found, source: Upstream, settings:
         )
 
 
-def _publish(
-    wanted: Wanted,
-    found: Found,
-    source: Upstream,
-    settings: Settings,
-    progress: Progress,
-    waiting: Callable[[str], None],
-) -> Image:
-    """The SIF, from the cache, or converted by one process for all that want these bytes."""
-    uri, reference, platform = wanted
-    origin = origin_of(reference, found.digest, platform, settings)
-    caches = tiers(settings)
-
-    def cached() -> Image | None:
-        return open_cached(caches, origin, uri)
-
-    def convert(tell: Tell) -> Image:
-        return _convert(wanted, found, source, settings, Telling(progress, tell))
-
-    return single_flight(found.tier, origin.key, cached, convert, locking_of(settings), on_wait=waiting)
-
-
-def locking_of(settings: Settings) -> Locking:
-    """How the settings want locks to be."""
-    return Locking(settings.lock, settings.lock_wait, settings.lease, settings.heartbeat)
-
-
-def _convert(wanted: Wanted, found: Found, upstream: Upstream, settings: Settings, progress: Progress) -> Image:
-    """Fetch and convert what is missing, and publish the SIF."""
-    uri, reference, platform = wanted
-    tier = found.tier
-    compressor = make_compressor(settings.compression)
-    with ExitStack() as stack:
-        publisher = ThreadPoolExecutor(1)
-        published: list[Future[object]] = []
-        shop = Workshop(
-            tier, readable_tiers(tier, tiers(settings)), compressor, settings, progress, stack,
-            lambda work: published.append(publisher.submit(work)),
-        )  # fmt: skip
-        layers = _open_layers(shop, found)
-        # Entered after the layers' files, so that no thread has one that is closed already.
-        stack.enter_context(publisher)
-        pool = stack.enter_context(_pool(thread_count()))
-        converters = stack.enter_context(_pool(min(thread_count(), max(1, len(layers)))))
-        fetch = Downloads(upstream, settings.downloads).start
-        waiting: list[Future[None]] = []
-        try:
-            # The largest first: it is what the others must not wait for.
-            missing = sorted((layer for layer in layers.values() if layer.pack is None), key=lambda layer: -layer.size)
-            check_room(tier.root, sum(layer.size for layer in missing), sum(layer.size for layer in layers.values()))
-            for layer in missing:
-                layer.begin(fetch)
-            waiting += [converters.submit(layer.make, fetch, pool) for layer in missing]
-            for each in as_completed(waiting):
-                each.result()
-        except BaseException:
-            for layer in layers.values():
-                layer.cancel()
-            for each in waiting:
-                each.cancel()
-            raise
-        packs = [layers[diff_id].opened() for diff_id in found.config.diff_ids]
-        file = stack.enter_context(tier.temporary())
-        origin = origin_of(reference, found.digest, platform, settings)
-        assemble(file.fileno(), packs, origin, found.config, compressor, pool, progress)
-        for publishing in published:
-            publishing.result()
-        for tries in range(TRIES):
-            # Again where it was purged in this moment, or the name is a trusted person's, whose damaged file stays.
-            path = tier.publish(file, tier.sif(origin.key), beside=tries > 0)
-            image = open_cached((tier,), origin, uri)
-            if image is not None:
-                return image
-    raise IntegrityError(f"{path} is not what was just written there", hint="Somebody else writes to the cache.")
-
-
-def _open_layers(shop: Workshop, found: Found) -> dict[Digest, Layer]:
-    """The different layers of an image, in their order; one that occurs twice is there once."""
-    different = dict(zip(found.config.diff_ids, found.manifest.layers, strict=True))
-    shop.progress.stage("Pulling", sum(layer.size for layer in different.values()))
-    return {
-        diff_id: Layer(shop, layer, diff_id, f"layer {number} of {len(different)}, {layer.digest.hex[:12]}")
-        for number, (diff_id, layer) in enumerate(different.items(), 1)
-    }
-
-
-@contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(threads)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _material(wanted: Wanted, found: Found, settings: Settings) -> Material:
+    return Material(
+        wanted.uri,
+        origin_of(wanted.reference, found.digest, wanted.platform, settings),
+        found.config,
+        found.manifest.layers,
+        found.tier,
+        readable_tiers(found.tier, tiers(settings)),
+    )

@@ -150,6 +150,7 @@ def _needs(mark: Mark, documents: _Documents, signatures: dict[str, set[str]]) -
         wanted, savings = {manifest}, set()
         document = documents.read(manifest) or {}
         savings |= {name for each in _list(document, "layers") if (name := _digest(each))}
+        savings |= _packs(document)  # of what Docker saved, which is named by its config
         if config := _digest(document.get("config")):
             wanted.add(config)
             savings |= _packs(documents.read(config) or {})

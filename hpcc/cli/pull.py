@@ -7,14 +7,24 @@ from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, parsed, source_settings
 from hpcc.cli.terminal import terminal
 from hpcc.errors import CacheError, Unknown, UsageError
+from hpcc.origin import AGENTS
+from hpcc.records import TYPE_CHECKING
 from hpcc.sitepath import load_site_packages
+from hpcc.sources.agents import file_name as source_file_name
+from hpcc.sources.agents import parse_named
+
+if TYPE_CHECKING:
+    from hpcc.settings import Settings
+    from hpcc.sources.agents import Named
 
 COMMAND = Command(
     "pull [OPTIONS] [OUT] URI",
     "Fetch an image into a SIF file, or into an OCI layout. It comes from the cache where that has it.",
     (
         Option(("-F", "--force"), "replace the file if it is there"),
-        Option(("--format",), "sif (default), or oci: a directory with the image as the registry has it", "FORMAT"),
+        Option(
+            ("--format",), "sif (default); oci: a directory with what the registry has; raw: what http gives", "FORMAT"
+        ),
         Option(("--compression",), "of the SIF: gzip (default), gzip:1-12, zstd[:1-22], lz4 or xz", "NAME[:LEVEL]"),
         Option(("--name",), "as workflow engines call it: NAME is a link to the image in the cache", "NAME"),
         Option(("--on",), "pull and convert in a job, not on this node: slurm:PARTITION", "NAME:PLACE"),
@@ -26,6 +36,8 @@ COMMAND = Command(
     "hpcc pull --name tools.sif docker://quay.io/lab/tools:1.4    # takes no room\n"
     "hpcc pull --on slurm:short tools.sif docker://quay.io/lab/tools:1.4\n"
     "hpcc pull --compression zstd:9 docker://debian:12   # for slow storage\n"
+    "hpcc pull docker-archive:save.tar       # also docker-daemon:NAME:TAG, oci:DIR,\n"
+    "                                        # oci-archive:FILE, oras://, library://, https://\n"
     "hpcc pull --format oci debian docker://debian:12",
 )
 
@@ -37,15 +49,21 @@ def main(name: str, argv: list[str]) -> int:
     *out, uri = arguments.positional
     if out and arguments.name:
         raise usage_error(COMMAND, "the file is named twice, by --name and as an argument")
-    if not uri.startswith("docker://"):
+    named = parse_named(uri)
+    if not uri.startswith("docker://") and named is None:
         if "://" in uri:
-            raise Unknown(f"{uri}: hpcc pull does not know this source", hint="It pulls docker://NAME.")
-        if out and out[0].startswith("docker://"):
+            known = f"It pulls docker://NAME, and from {', '.join(sorted(AGENTS))}."
+            raise Unknown(f"{uri}: hpcc pull does not know this source", hint=known)
+        if out and (out[0].startswith("docker://") or parse_named(out[0]) is not None):
             raise usage_error(COMMAND, f"the file's name comes before the URI: {uri} {out[0]}")
         raise UsageError(f"{uri} is no URI", hint=f"Did you mean docker://{uri}?")
     as_layout = arguments.format == "oci"
-    if arguments.format not in (None, "sif", "oci"):
-        raise UsageError(f"--format {arguments.format!r}: there is no such format", hint="One of sif, oci.")
+    if arguments.format not in (None, "sif", "oci", "raw"):
+        raise UsageError(f"--format {arguments.format!r}: there is no such format", hint="One of sif, oci, raw.")
+    if as_layout and named is not None:
+        raise UsageError(f"--format oci is for docker://, not for {uri}", hint="`skopeo copy` makes one of an archive.")
+    if arguments.format == "raw" and (named is None or named.agent not in ("http", "https")):
+        raise UsageError(f"--format raw keeps what http:// and https:// give, not {uri}")
     if arguments.on:
         return _elsewhere(arguments, argv)
     load_site_packages()
@@ -56,7 +74,7 @@ def main(name: str, argv: list[str]) -> int:
     from hpcc.pulling import pull_image
     from hpcc.throwaway import cache_for
 
-    file_name = Reference.parse(uri).file_name
+    file_name = source_file_name(named, raw=arguments.format == "raw") if named else Reference.parse(uri).file_name
     target = out[0] if out else arguments.name or (file_name.removesuffix(".sif") if as_layout else file_name)
     target = os.path.join(arguments.dir or _directory(os.environ), target)
     by_name = bool(arguments.name) and not as_layout
@@ -68,6 +86,9 @@ def main(name: str, argv: list[str]) -> int:
     if arguments.compression is not None:
         settings = settings.replace(compression=parsed("compression", "--compression", arguments.compression))
     progress = terminal(arguments)
+    if named is not None:
+        _pull_named(uri, named, target, settings, arguments)
+        return 0
     with cache_for(settings) as effective:
         wanted = Wanted.parse(uri, effective, arch=chosen_platform(arguments), progress=progress)
         if as_layout:
@@ -88,6 +109,29 @@ def main(name: str, argv: list[str]) -> int:
         else:
             copy_image(image, target, replace=arguments.force)
     return 0
+
+
+def _pull_named(uri: str, named: "Named", target: str, settings: "Settings", arguments: Arguments) -> None:
+    """Have at `target` what no registry has under a reference, as a file or by --name."""
+    from hpcc.copy import copy_image
+    from hpcc.obtaining import obtain
+    from hpcc.placing import place_image
+    from hpcc.throwaway import cache_for
+
+    progress = terminal(arguments)
+    with cache_for(settings) as effective:
+        image = obtain(
+            uri,
+            named,
+            effective,
+            arch=chosen_platform(arguments),
+            progress=progress,
+            on_cached=lambda: progress.info("Using cached SIF image"),
+        )
+        if arguments.name and image.key:
+            place_image(image, target, effective, progress, replace=arguments.force, link=not settings.disable_cache)
+        else:
+            copy_image(image, target, replace=arguments.force)
 
 
 def _elsewhere(arguments: Arguments, argv: list[str]) -> int:

@@ -85,6 +85,13 @@ class ByteStream:
             missing -= len(chunk)
         return b"".join(parts)
 
+    def skip(self, size: int) -> int:
+        """Pass over `size` bytes; how many there were, fewer only at the end of the stream."""
+        left = size
+        while left and (data := self.read(min(left, 1 << 20))):
+            left -= len(data)
+        return size - left
+
     def drain(self) -> None:
         """Read and forget all that is left, so that whoever hashes the stream sees each byte."""
         self._chunk, self._position = b"", 0
@@ -137,6 +144,11 @@ class TarReader:
             pax = {key: value for key, value in (defaults | pax).items() if value or key.startswith(b"SCHILY.xattr.")}
             yield self._member(header, pax, sparse_pairs)
 
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the last member has holes, so that its bytes do not stand in the stream as they are."""
+        return self._sparse is not None
+
     def blocks(self, block_size: int) -> Iterator[bytes]:
         """The data of the last member, `block_size` bytes at a time, the last block shorter; holes are zeros."""
         if self._sparse is not None:
@@ -185,8 +197,9 @@ class TarReader:
         self._padding = 0
 
     def _skip(self) -> None:
-        while self._left:
-            self._data(min(self._left, 1 << 20))
+        if self._stream.skip(self._left) < self._left:
+            raise InvalidImage("the archive ends in the middle of a file")
+        self._left = 0
         self._skip_padding()
 
     def _header(self) -> bytes | None:

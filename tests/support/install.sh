@@ -17,6 +17,7 @@ needed=(
   cpio              # what is in an RPM
   dbus              # by it systemd --user asks the other systemd to move processes
   docker-registry   # a real registry
+  docker.io         # dockerd: a real one, which keeps images
   e2fsprogs         # mke2fs, e2fsck, debugfs: makers and judges of ext3 images
   fuse-overlayfs    # writable layers with squashed owners
   fuse2fs           # ext3 images of users
