@@ -23,6 +23,7 @@ COMMANDS = {
     "exec": ("run", "run a command in an image"),
     "inspect": ("inspect", "show what an image says about itself"),
     "instance": ("instance", "containers that stay in the background, by name"),
+    "key": ("key", "OpenPGP keys, to sign SIFs and verify them"),
     "limits": ("limits", "how many pulls registries still allow, at no cost"),
     "lock": ("lock", "pin tags to digests, in hpcc.lock"),
     "overlay": ("overlay", "make an ext3 image to be an overlay of containers"),
@@ -33,6 +34,8 @@ COMMANDS = {
     "shell": ("run", "open a shell in an image"),
     "shim": ("shim", "stand in for apptainer where scripts call it by name"),
     "sif": ("sif", "list what is in a SIF file, and change it"),
+    "sign": ("sign", "put a digital signature on a SIF file"),
+    "verify": ("verify", "verify the signatures of a SIF file"),
 }
 """Name -> (module in hpcc.cli, what it does)."""
 
