@@ -84,7 +84,7 @@ class InImage:
         kwargs["worker_extra_args"] = [shlex.quote(word) for word in extra]
         kwargs["job_script_prologue"] = [*_exports(variables(container)), *(value("job_script_prologue") or ())]
         kwargs["python"] = "exec " + shlex.join(python_words(container, image.path or f"<{image.uri}>"))
-        super().__init__(scheduler=scheduler, name=name, **kwargs)
+        super().__init__(scheduler=scheduler, name=name, **kwargs)  # type: ignore[call-arg]
 
     def _lifetime(self, lifetime: Any, walltime: Any) -> list[str]:
         if lifetime != "auto":
@@ -124,7 +124,7 @@ class OAR(InImage, OARJob):
 class HTCondor(InImage, HTCondorJob):
     def job_script(self) -> str:
         """HTCondor has macros, $(NAME), in what it passes on; this is how a $ is written there."""
-        script: str = super().job_script()
+        script = str(super().job_script())  # type: ignore[no-untyped-call]
         head, mark, arguments = script.partition('\nArguments = "')
         line, end, rest = arguments.partition("\n")
         return head + mark + line.replace("$", "$(DOLLAR)") + end + rest

@@ -13,7 +13,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dask_jobqueue import HTCondorCluster, LSFCluster, OARCluster, PBSCluster, SGECluster, SLURMCluster
+from dask_jobqueue.htcondor import HTCondorCluster
+from dask_jobqueue.lsf import LSFCluster
+from dask_jobqueue.oar import OARCluster
+from dask_jobqueue.pbs import PBSCluster
+from dask_jobqueue.sge import SGECluster
+from dask_jobqueue.slurm import SLURMCluster
 
 from hpcc.errors import UsageError
 from hpcc.progress import SILENT, Progress
@@ -71,7 +76,7 @@ class WorkersInImage:
         self._later = n_workers if asynchronous else 0
         if not asynchronous:
             self._have_image()
-        super().__init__(
+        super().__init__(  # type: ignore[call-arg]
             n_workers=0 if asynchronous else n_workers, image=self.image, asynchronous=asynchronous,
             lifetime=configured("jobqueue.lifetime") if lifetime is None else lifetime, **kwargs,
         )  # fmt: skip
@@ -89,24 +94,24 @@ class WorkersInImage:
 
 
 class HPCCSLURMCluster(WorkersInImage, SLURMCluster):
-    job_cls = job_scripts.SLURM
+    job_cls: Any = job_scripts.SLURM
 
 
 class HPCCPBSCluster(WorkersInImage, PBSCluster):
-    job_cls = job_scripts.PBS
+    job_cls: Any = job_scripts.PBS
 
 
 class HPCCLSFCluster(WorkersInImage, LSFCluster):
-    job_cls = job_scripts.LSF
+    job_cls: Any = job_scripts.LSF
 
 
 class HPCCSGECluster(WorkersInImage, SGECluster):
-    job_cls = job_scripts.SGE
+    job_cls: Any = job_scripts.SGE
 
 
 class HPCCOARCluster(WorkersInImage, OARCluster):
-    job_cls = job_scripts.OAR
+    job_cls: Any = job_scripts.OAR
 
 
 class HPCCHTCondorCluster(WorkersInImage, HTCondorCluster):
-    job_cls = job_scripts.HTCondor
+    job_cls: Any = job_scripts.HTCondor

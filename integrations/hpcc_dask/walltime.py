@@ -32,7 +32,7 @@ def seconds(walltime: str, forms: str) -> int | None:
     numbers = [part for part in parts if part is not None]
     largest = "h" if days is not None or len(numbers) == 3 else forms[len(numbers) - 1]
     unit = _SECONDS[largest]
-    return (days or 0) * 86400 + sum(number * unit // 60**place for place, number in enumerate(numbers))
+    return (days or 0) * 86400 + sum(number * (unit // int(60**place)) for place, number in enumerate(numbers))
 
 
 def lifetime_words(walltime: int) -> list[str]:
