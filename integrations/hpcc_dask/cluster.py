@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -126,6 +126,7 @@ class HPCCCluster(SpecCluster):
         self._worker["arrivals"] = arrivals
         scheduler["options"]["plugins"] = [*scheduler["options"].get("plugins", ()), arrivals]
         self._is_prepared = False
+        self.status: Status
         if not asynchronous:
             self._prepare()
         worker = {"cls": HPCCWorker, "options": self._worker}

@@ -46,7 +46,7 @@ def overlay(environment: str | os.PathLike[str] | bool) -> Overlay | None:
         facts = facts_of(python)
     libraries = tuple(dict.fromkeys(path for path in facts.path if _is_of_packages(path, facts)))
     prefix = facts.prefix
-    binds = ()
+    binds: tuple[str, ...] = ()
     if prefix not in _OF_SYSTEM and any(path.startswith(f"{prefix}/") for path in libraries):
         binds = (f"{quoted(prefix)}:{quoted(prefix)}:ro",)  # what packages find by ../.. in a conda environment
     return Overlay(binds, libraries, facts)

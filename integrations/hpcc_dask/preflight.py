@@ -95,7 +95,7 @@ def judge(uri: str, image: Facts, client: Facts, *, overlaid: bool = False) -> N
     if image.python[:2] != client.python[:2]:
         raise UnsupportedImage(
             f"{uri} has Python {image.version}, and this client is Python {client.version}",
-            hint=f"{_BELONGS}Use an image with Python {client.python[0]}.{client.python[1]}, or a client like the image.",
+            hint=f"{_BELONGS}Use an image with Python {client.python[0]}.{client.python[1]}, or a client like it.",
         )
     if "distributed" not in image.modules or "dask" not in image.modules:
         if overlaid:

@@ -12,9 +12,10 @@ MODULES = ("dask", "distributed", "cloudpickle")
 
 
 def probe():  # type: ignore[no-untyped-def]
+    modules = {}  # type: ignore[var-annotated]
     found = {
         "python": list(sys.version_info[:3]), "prefix": sys.prefix, "base": sys.base_prefix, "path": sys.path,
-        "stdlib": os.path.dirname(os.__file__), "modules": {}, "missing": "",
+        "stdlib": os.path.dirname(os.__file__), "modules": modules, "missing": "",
     }  # fmt: skip
     libc = list(platform.libc_ver())
     if not libc[0]:
@@ -23,11 +24,11 @@ def probe():  # type: ignore[no-untyped-def]
     found["libc"] = libc
     for name in MODULES:
         try:
-            found["modules"][name] = str(__import__(name).__version__)
+            modules[name] = str(__import__(name).__version__)
         except Exception as error:
             found["missing"] = found["missing"] or "%s: %s" % (type(error).__name__, error)  # noqa: UP031
     return found
 
 
 if __name__ == "__main__":
-    print("\n" + json.dumps(probe()))
+    print("\n" + json.dumps(probe()))  # type: ignore[no-untyped-call]

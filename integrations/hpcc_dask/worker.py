@@ -60,8 +60,9 @@ class HPCCWorker(ProcessInterface):
     """A nanny and its worker in a container.
 
     sif: the image's path; name: as the scheduler knows it; worker_options: keywords of distributed.Nanny, which go as
-    JSON; arrivals: what a scheduler in this process tells, else it is asked; start_timeout: seconds until the scheduler must know it; grace: seconds between TERM and KILL; on_exit: called
-    with it when it ends though nobody has closed it. `output` has its last lines.
+    JSON; arrivals: what a scheduler in this process tells, else it is asked; start_timeout: seconds until it must know
+    the worker; grace: seconds between TERM and KILL; on_exit: called with this when it ends though nobody has closed
+    it. `output` has its last lines.
     """
 
     def __init__(
