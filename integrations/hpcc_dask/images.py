@@ -22,6 +22,7 @@ class Pinned(NamedTuple):
     path: str  # the SIF, squashfs or directory that it runs from
     reference: str
     digest: str
+    identity: str = ""  # of these very bytes; "" for a directory, which may change
 
 
 def pin(
@@ -50,7 +51,9 @@ def _pin(uri: str, settings: Settings, arch: str | None, progress: Progress) -> 
     if image.rootfs.fd >= 0:
         os.close(image.rootfs.fd)
     note_use(image)  # so that garbage collection spares it for a while
-    return Pinned(uri, image.path, image.reference, image.reference.partition("@")[2])
+    return Pinned(
+        uri, image.path, image.reference, image.reference.partition("@")[2], image.key or image.rootfs.identity
+    )
 
 
 def _settings(pull: str | None, settings: Settings | None) -> Settings:

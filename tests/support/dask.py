@@ -76,7 +76,7 @@ def dask_image(more: tuple[str, ...] = (), python: str = "") -> Image:
 @functools.cache
 def python_image() -> Image:
     """One with Python, and without Dask."""
-    return _image(*build_demo_layers().layers[:2])
+    return _image(*build_demo_layers().layers[:2], _dask_layer(str(client().python), ()))
 
 
 @functools.cache
