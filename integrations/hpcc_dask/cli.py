@@ -31,6 +31,7 @@ _COMMON = (
     click.option("--python", metavar="PATH", help="The image's Python.  [default: python3]"),
     click.option("--pull", metavar="WHEN", help="missing, newer, always or never."),
     click.option("--arch", metavar="ARCH", help="The image's architecture."),
+    click.option("--overlay-env", metavar="DIR", help="An environment whose packages the image gets."),
 )
 
 
@@ -64,11 +65,11 @@ def worker(
     \b
       dask hpcc worker docker://daskdev/dask tcp://10.0.0.1:8786 --nthreads 4
     """
-    from hpcc_dask.command import WORKER, container, variables, worker_words
-    from hpcc_dask.images import pin
+    from hpcc_dask.command import WORKER, variables, worker_words
+    from hpcc_dask.preparing import Request
 
     with _told():
-        options, pins, image = _options(image, given)
+        request = Request("dask hpcc worker", _options(image, given))
         paths, writable = list(words), []
         if scheduler_file:
             paths += ["--scheduler-file", os.path.abspath(scheduler_file)]
@@ -76,10 +77,9 @@ def worker(
         if local_directory:
             paths += ["--local-directory", os.path.abspath(local_directory)]
             writable.append(os.path.abspath(local_directory))
-            with suppress(FileExistsError):
-                os.makedirs(local_directory)
-        found = container(**options, writable=writable)
-        argv = worker_words(found, pin(image, **pins).path, WORKER, paths)
+            os.makedirs(local_directory, exist_ok=True)
+        found = request.container._replace(writable=tuple(writable))
+        argv = worker_words(found, request.prepare().path, WORKER, paths)
         os.execve(argv[0], argv, {**os.environ, **variables(found)})
 
 
@@ -111,7 +111,7 @@ def cluster(
     """
     with _told():
         sizes = {name: given.pop(name) for name in (*_OF_QUEUES, *_OF_ONE_MACHINE)}
-        options, pins, image = _options(image, given)
+        options = _options(image, given)
         limits = _limits(adapt)
         wrong = [name for name in (_OF_ONE_MACHINE if jobs else _OF_QUEUES) if sizes[name] is not None]
         if wrong:
@@ -120,7 +120,7 @@ def cluster(
                 f"{names}: not {'with' if jobs else 'without'} --on", hint="--cores and --memory go with it."
             )
         more = {name: value for name, value in sizes.items() if value is not None}
-        made = _cluster_class(jobs)(image, n_workers=0 if limits else n_workers, **options, **pins, **more)
+        made = _cluster_class(jobs)(n_workers=0 if limits else n_workers, **options, **more)
     with made, _address_in(scheduler_file, made.scheduler_address):
         if limits:
             made.adapt(minimum=limits[0], maximum=limits[1])
@@ -139,19 +139,14 @@ def _cluster_class(jobs: str | None) -> Any:
     return getattr(hpcc_dask.jobqueue, f"HPCC{_QUEUES[jobs]}Cluster")
 
 
-def _options(image: str, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """What `container` takes, what `pin` takes, and the image; the configured where nothing is said."""
-    from hpcc_dask.config import chosen
-
+def _options(image: str, given: dict[str, Any]) -> dict[str, Any]:
+    """By the names that clusters have for them; None for what was not said. UsageError."""
     names = given.pop("env")
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise UsageError(f"--env {missing[0]}: there is no such variable here", hint="It takes the name alone.")
-    given["env"] = {name: os.environ[name] for name in names} or None
-    given["binds"] = list(given.pop("bind")) or None
-    found = chosen({"image": image, **given})
-    found.pop("overlay_env")
-    return found, {name: found.pop(name) for name in ("pull", "arch")}, found.pop("image")
+    env = {name: os.environ[name] for name in names} or None
+    return {"image": image, "binds": list(given.pop("bind")) or None, "env": env, **given}
 
 
 def _limits(adapt: str | None) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ from hpcc.progress import SILENT, Progress
 from hpcc.runtime.enter import node_directory
 from hpcc.settings import Settings
 from hpcc_dask.command import container
+from hpcc_dask.config import chosen
 from hpcc_dask.images import Pinned, explained, pin
 from hpcc_dask.overlay import check_libc, overlay
 from hpcc_dask.preflight import check
@@ -40,7 +41,8 @@ class HPCCCluster(SpecCluster):
     with HPCCCluster(image="docker://ghcr.io/dask/dask:2026.8.0", n_workers=4) as cluster, Client(cluster) as client:
 
     The image is pulled and pinned first, once, and its Python compared with the client's: HpccError where that fails,
-    before a worker starts. Then as LocalCluster: scale, adapt, security, dashboard_address, asynchronous, …
+    before a worker starts. What is None is as Dask's configuration has it,
+    in hpcc.yaml. Then as LocalCluster: scale, adapt, security, dashboard_address, asynchronous, …
 
     binds, env, nv, rocm, contain, compat: of the containers, as `hpcc exec` has them; args: further words of it;
     pull: missing, newer, always, never; overlay_env: True, or a directory, brings an environment's packages into an
@@ -50,22 +52,22 @@ class HPCCCluster(SpecCluster):
 
     def __init__(
         self,
-        image: str,
+        image: str | None = None,
         n_workers: int | None = None,
         nthreads: int | None = None,
         memory_limit: Any = "auto",
         *,
-        binds: Sequence[str] = (),
+        binds: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
-        nv: bool = False,
-        rocm: bool = False,
-        contain: bool = False,
-        compat: bool = False,
-        args: Sequence[str] = (),
+        nv: bool | None = None,
+        rocm: bool | None = None,
+        contain: bool | None = None,
+        compat: bool | None = None,
+        args: Sequence[str] | None = None,
         pull: str | None = None,
         arch: str | None = None,
-        overlay_env: str | os.PathLike[str] | bool = False,
-        python: str = "python3",
+        overlay_env: str | os.PathLike[str] | bool | None = None,
+        python: str | None = None,
         host: str | None = None,
         interface: str | None = None,
         protocol: str | None = None,
@@ -95,14 +97,19 @@ class HPCCCluster(SpecCluster):
         self.max_restarts = max_restarts
         self._deaths: dict[Any, int] = {}
         self._restarts: set[asyncio.Task[None]] = set()
-        self._uri, self._pull, self._arch = os.fspath(image), pull, arch
-        self._settings, self._progress, self._overlay_env = settings or Settings.from_environ(), progress, overlay_env
+        wanted = chosen({
+            "image": image, "binds": binds, "env": env, "args": args, "nv": nv, "rocm": rocm, "contain": contain,
+            "compat": compat, "python": python, "pull": pull, "arch": arch, "overlay_env": overlay_env,
+        })  # fmt: skip
+        if not wanted["image"]:
+            raise UsageError("HPCCCluster needs an image", hint='image="docker://…", or hpcc.image in hpcc.yaml.')
+        self._uri, self._pull, self._arch = os.fspath(wanted["image"]), wanted["pull"], wanted["arch"]
+        self._settings, self._progress = settings or Settings.from_environ(), progress
+        self._overlay_env = wanted["overlay_env"]
         directory = local_directory or dask.config.get("temporary-directory", None)
         self._directory = os.path.abspath(os.path.expanduser(directory)) if directory else None
-        self._wanted: dict[str, Any] = {
-            "binds": binds, "env": env, "args": args, "python": python,
-            "nv": nv, "rocm": rocm, "contain": contain, "compat": compat,
-        }  # fmt: skip
+        names = ("binds", "env", "args", "python", "nv", "rocm", "contain", "compat")
+        self._wanted: dict[str, Any] = {name: wanted[name] for name in names}
         container(**self._wanted)  # so that what is wrong is said before anything is done
         self._worker: dict[str, Any] = {
             "nthreads": nthreads,

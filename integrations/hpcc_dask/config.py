@@ -14,7 +14,8 @@ from typing import Any
 import dask.config
 import yaml
 
-NAMES = ("image", "binds", "env", "args", "nv", "rocm", "contain", "compat", "python", "pull", "arch", "overlay_env")
+NAMES = ("image", "binds", "env", "args", "nv", "rocm", "contain", "compat", "python", "pull", "arch", "overlay_env",
+         "preflight")  # fmt: skip
 """Options of every cluster of this package, by their names in Python."""
 
 

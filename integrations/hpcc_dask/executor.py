@@ -21,7 +21,7 @@ from typing import Any
 
 from hpcc.errors import EX_TEMPFAIL, HpccError, UsageError
 
-_PATIENCE = 15.0  # seconds for the scheduler to answer, and for a worker to be there
+_PATIENCE = "distributed.comm.timeouts.connect"  # for the scheduler to answer, and for a worker to be there
 _OURS = ("HPCC_", "APPTAINER_", "SINGULARITY_")
 _SECRET = ("PASSWORD", "TOKEN", "SECRET", "USERNAME")
 
@@ -38,27 +38,36 @@ def run(address: str, argv: Sequence[str]) -> int:
         dask: Any = import_module("distributed")
     except ImportError:
         raise HpccError("Dask is not installed beside hpcc", hint="pip install 'hpcc[dask]'") from None
+    patience = import_module("dask.config").get(_PATIENCE)
+    schemes: Any = import_module("distributed.comm.registry").backends
+    scheme = address.partition("://")[0] if "://" in address else "tcp"
+    if scheme not in schemes:
+        raise UsageError(f"--on dask:{address}: Dask knows no addresses of {scheme}", hint="tcp://HOST:PORT is one.")
     try:
-        client = dask.Client(address, timeout=_PATIENCE, set_as_default=False)
-    except ValueError as error:
-        raise UsageError(f"--on dask:{address}: {error}") from None
-    except (OSError, TimeoutError):
+        directory = os.getcwd()
+    except OSError as error:
+        raise HpccError(
+            f"the working directory cannot be found: {error.strerror}", hint="cd to one that is there."
+        ) from None
+    try:
+        client = dask.Client(address, timeout=patience, set_as_default=False)
+    except (OSError, TimeoutError, ValueError):
         raise Unreachable(
             f"no Dask scheduler answers at {address}", hint="`dask scheduler` prints its address when it starts."
         ) from None
     with client:
-        return _submit(dask, client, address, argv)
+        return _submit(dask, client, address, argv, directory, patience)
 
 
-def _submit(dask: Any, client: Any, address: str, argv: Sequence[str]) -> int:
+def _submit(dask: Any, client: Any, address: str, argv: Sequence[str], directory: str, patience: Any) -> int:
     try:
-        client.wait_for_workers(1, timeout=_PATIENCE)
+        client.wait_for_workers(1, timeout=patience)
     except TimeoutError:
         raise Unreachable(f"the Dask cluster at {address} has no worker", hint="`dask worker` adds one.") from None
     topic = f"hpcc-{uuid.uuid4().hex}"
     client.subscribe_topic(topic, _print)
     task = client.submit(
-        _task(), list(argv), sent_variables(os.environ), os.getcwd(), topic, key=topic, pure=False, retries=0
+        _task(), list(argv), sent_variables(os.environ), directory, topic, key=topic, pure=False, retries=0
     )
     try:
         said, status = task.result()

@@ -124,7 +124,7 @@ class OAR(InImage, OARJob):
 class HTCondor(InImage, HTCondorJob):
     def job_script(self) -> str:
         """HTCondor has macros, $(NAME), in what it passes on; this is how a $ is written there."""
-        script = str(super().job_script())  # type: ignore[no-untyped-call]
+        script = str(super().job_script())
         head, mark, arguments = script.partition('\nArguments = "')
         line, end, rest = arguments.partition("\n")
         return head + mark + line.replace("$", "$(DOLLAR)") + end + rest

@@ -10,6 +10,7 @@ ask no registry. Another queue is one more class of three lines here, and one in
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,23 +21,22 @@ from dask_jobqueue.pbs import PBSCluster
 from dask_jobqueue.sge import SGECluster
 from dask_jobqueue.slurm import SLURMCluster
 
-from hpcc.errors import UsageError
 from hpcc.progress import SILENT, Progress
 from hpcc.settings import Settings
 from hpcc_dask import job_scripts
-from hpcc_dask.command import container
-from hpcc_dask.config import chosen, configured
-from hpcc_dask.images import pin
+from hpcc_dask.config import configured
 from hpcc_dask.job_scripts import JobImage
+from hpcc_dask.preparing import Request
 
 
 class WorkersInImage:
     """Beside a cluster class of dask-jobqueue, before it, with a job_cls of job_scripts. Raises HpccError.
 
-    image, binds, env, args, nv, rocm, contain, compat, python, pull, arch: of the containers; what is None is as
-    Dask's configuration has it (hpcc.yaml). python: in the image. lifetime: how long a worker takes tasks: "auto" (a
-    tenth less than the walltime, 15 seconds to 5 minutes), Dask's text as "50m", or False. All others are
-    dask-jobqueue's. An asynchronous cluster pulls when it is awaited, aside from the loop.
+    image to overlay_env: of the containers, as HPCCCluster has them; what is None is as Dask's configuration has it
+    (hpcc.yaml). python is the image's. preflight: run that Python here once; False where this host runs no containers.
+    lifetime: how long a worker takes tasks: "auto" (a tenth less than the walltime, 15 seconds to 5 minutes), Dask's
+    text as "50m", or False. All others are dask-jobqueue's. An asynchronous cluster pulls when it is awaited, aside
+    from the loop.
     """
 
     def __init__(
@@ -54,25 +54,21 @@ class WorkersInImage:
         python: str | None = None,
         pull: str | None = None,
         arch: str | None = None,
+        overlay_env: str | os.PathLike[str] | bool | None = None,
+        preflight: bool | None = None,
         lifetime: Any = None,
         settings: Settings | None = None,
         progress: Progress = SILENT,
         asynchronous: bool = False,
         **kwargs: Any,
     ) -> None:
-        options = chosen({
+        given = {
             "image": image, "binds": binds, "env": env, "args": args, "nv": nv, "rocm": rocm, "contain": contain,
-            "compat": compat, "python": python, "pull": pull, "arch": arch,
-        })  # fmt: skip
-        uri = options.pop("image")
-        if not uri:
-            raise UsageError(
-                f"{type(self).__name__} needs an image", hint='("docker://…"), or hpcc.image in hpcc.yaml.'
-            )
-        self._pin_as = {"pull": options.pop("pull"), "arch": options.pop("arch"), "settings": settings,
-                        "progress": progress}  # fmt: skip
-        options.pop("overlay_env")
-        self.image = JobImage(uri, container(**options))
+            "compat": compat, "python": python, "pull": pull, "arch": arch, "overlay_env": overlay_env,
+            "preflight": preflight,
+        }  # fmt: skip
+        self._request, self._progress = Request(type(self).__name__, given, settings=settings), progress
+        self.image = JobImage(self._request.uri, self._request.container)
         self._later = n_workers if asynchronous else 0
         if not asynchronous:
             self._have_image()
@@ -82,7 +78,7 @@ class WorkersInImage:
         )  # fmt: skip
 
     def _have_image(self) -> None:
-        self.image.path = pin(self.image.uri, **self._pin_as).path
+        self.image.path = self._request.prepare(self._progress).path
 
     async def _start(self) -> None:
         if not self.image.path:

@@ -27,10 +27,8 @@ from typing import Any
 from dask_jobqueue.slurm import SLURMRunner
 
 from hpcc.errors import HpccError
-from hpcc.invoke import program
-from hpcc_dask.command import WORKER, container, variables, worker_words
-from hpcc_dask.config import chosen
-from hpcc_dask.images import pin
+from hpcc_dask.command import WORKER, variables, worker_words
+from hpcc_dask.preparing import Request
 
 _POLL = 0.2  # seconds
 
@@ -56,16 +54,13 @@ class HPCCRunner(SLURMRunner):
         options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        found = chosen(options or {})
-        self._image, found["image"] = image, None
-        self._pin_as = {name: found.pop(name) for name in ("pull", "arch")}
-        self._container = container(**{name: found[name] for name in found if name not in ("image", "overlay_env")})
+        self._request = Request("HPCCRunner", {"image": image, **(options or {})}) if image else None
         threads = nthreads or int(os.environ.get("SLURM_CPUS_PER_TASK") or 1)
         self._worker = ["--nthreads", str(threads), "--memory-limit", memory_limit, *worker_args]
         self._patience = patience
         step = step_name(os.environ)
         self._pinned = Path(directory) / f"image-{step}.json"
-        super().__init__(  # type: ignore[no-untyped-call]
+        super().__init__(
             scheduler_file=str(Path(directory) / f"scheduler-{step}.json"),
             scheduler_options=dict(scheduler_options or {"dashboard_address": ":0"}),
             worker_options={"nthreads": threads} if image is None else None, **kwargs,
@@ -74,8 +69,8 @@ class HPCCRunner(SLURMRunner):
     async def before_scheduler_start(self) -> None:
         for path in (self.scheduler_file, self._pinned):
             path.unlink(missing_ok=True)
-        if self._image:
-            pinned = await asyncio.to_thread(pin, self._image, **self._pin_as)
+        if self._request:
+            pinned = await asyncio.to_thread(self._request.prepare)
             new = self._pinned.with_suffix(".new")
             new.write_text(json.dumps({"path": pinned.path}))
             new.replace(self._pinned)
@@ -90,7 +85,7 @@ class HPCCRunner(SLURMRunner):
 
     async def start_worker(self) -> None:
         """In an image it takes this process's place, so that the step's signals are its own."""
-        if not self._image:
+        if not self._request:
             await super().start_worker()
             return
         sif = json.loads(await self._read(self._pinned))["path"]
@@ -103,7 +98,7 @@ class HPCCRunner(SLURMRunner):
         sys.stdout.flush()
         sys.stderr.flush()
         words = worker_words(options, sif, WORKER, args)
-        os.execve(program()[0], words, {**os.environ, **variables(options)})
+        os.execve(words[0], words, {**os.environ, **variables(options)})
 
     async def get_scheduler_address(self) -> str:
         return str(json.loads(await self._read(self.scheduler_file))["address"])

@@ -6,9 +6,8 @@ import shlex
 from typing import Any
 
 from hpcc.errors import UsageError
-from hpcc_dask.command import container, python_words, variables
-from hpcc_dask.config import chosen
-from hpcc_dask.images import pin
+from hpcc_dask.command import python_words, variables
+from hpcc_dask.preparing import Request
 
 
 def remote_python(image: str | None = None, **options: Any) -> str:
@@ -17,17 +16,12 @@ def remote_python(image: str | None = None, **options: Any) -> str:
     It is pulled and pinned here, once; the hosts need its path, and this installation, on a shared filesystem. Options
     are those of HPCCCluster's containers. Not env: it would stand in the hosts' lists of processes, for all to read.
     """
-    found = chosen({"image": image, **options})
-    uri, pins = found.pop("image"), {name: found.pop(name) for name in ("pull", "arch")}
-    if not uri:
-        raise UsageError("remote_python needs an image", hint='("docker://…"), or hpcc.image in hpcc.yaml.')
-    if found["env"]:
+    request = Request("remote_python", {"image": image, **options})
+    if request.container.env:
         raise UsageError(
             "remote_python takes no env: it would stand on the remote hosts' command lines",
             hint="`export HPCCENV_NAME=…` where ssh starts a shell there, or a file that is bound.",
         )
-    found.pop("overlay_env")
-    made = container(**found)
-    sif = pin(uri, **pins).path
-    return " ".join([*(f"{name}={shlex.quote(value)}" for name, value in variables(made).items()),
-                     shlex.join(python_words(made, sif))])  # fmt: skip
+    words = python_words(request.container, request.prepare().path)
+    settings = [f"{name}={shlex.quote(value)}" for name, value in variables(request.container).items()]
+    return " ".join([*settings, shlex.join(words)])
