@@ -18,7 +18,7 @@ from tests.support.workflow import add
 
 _START = {
     "bash": (
-        ["--norc", "--noprofile", "-i"],
+        ["--norc", "-i"],
         "PS1='ready> '; bind 'set bell-style none'",
         'eval "$(hpcc completion bash)"',
     ),
@@ -37,14 +37,9 @@ class Terminal:
     def __init__(self, shell: str, person: Person, env: dict[str, str], cwd: Path) -> None:
         options, setup, source = _START[shell]
         self._master, slave = pty.openpty()
-        self._process = person.popen(
-            ["setsid", "--ctty", str(need(shell)), *options],
-            env={**env, "TERM": "xterm"},
-            cwd=cwd,
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-        )
+        argv = ["setsid", "--ctty", str(need(shell)), *options]
+        ends = {"stdin": slave, "stdout": slave, "stderr": slave}
+        self._process = person.popen(argv, env={**env, "TERM": "xterm"}, cwd=cwd, **ends)
         os.close(slave)
         for command in (setup, source):
             self.type(command + "\n")

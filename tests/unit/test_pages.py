@@ -1,5 +1,7 @@
 """Help texts, and what is read from them: each command of hpcc and of its integrations."""
 
+from itertools import takewhile
+
 import pytest
 
 from hpcc.cli.arguments import Command, Option, help_text
@@ -46,12 +48,13 @@ def test_what_is_written_is_read() -> None:
 
 
 def page(usage: str, *options: Entry) -> Page:
-    return Page(tuple(usage.split()[:1]), usage, "", options, (), "", "")
+    words = tuple(takewhile(lambda word: word.isalpha() and word.islower(), usage.split()))
+    return Page(words, usage, "", options, (), "", "")
 
 
 def test_what_may_stand_where() -> None:
-    run = page("exec [OPTIONS] IMAGE COMMAND [ARG…]", Entry(("-B", "--bind"), "SRC[:DEST]", "bind"), Entry(("--nv",), "", ""),
-               Entry(("--pull",), "WHEN", "when: missing, newer (default), always, never"))  # fmt: skip
+    run = page("exec [OPTIONS] IMAGE COMMAND [ARG…]", Entry(("-B", "--bind"), "SRC[:DEST]", ""),
+               Entry(("--nv",), "", ""),               Entry(("--pull",), "WHEN", "when: missing, newer (default), always, never"))  # fmt: skip
     assert answer_of(run, [], "").images and answer_of(run, ["--nv"], "x").kind == "files"
     assert answer_of(run, ["--bind"], "").kind == "files" and not answer_of(run, ["--bind"], "").images
     assert [word for word, _ in answer_of(run, [], "-").words] == ["-B", "--bind", "--nv", "--pull"]
