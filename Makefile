@@ -4,6 +4,8 @@
 # make interop   Apptainer as judge of our SIFs, hpcc as reader of its (a Debian root with Apptainer comes first)
 # make bench     ratios against Apptainer and floors, measured in the same run
 # make growth    how time and memory of a pull grow with an image's bytes, files and layers; draws it (10 minutes, 25 GB)
+# make docs      the site, into build/site, and man pages, into build/man; a broken link or reference fails
+# make pictures  how the program looks at a terminal, as pictures of real runs, into docs/explanation
 # make soak      500 processes and 200 kills where `make test` has 64 and 30; 100,000 damaged inputs, 50,000 merges
 # make clean     remove what the others made here
 #
@@ -29,7 +31,7 @@ ARGS ?=
 SOAKED := tests/e2e/test_storm.py tests/e2e/test_two_nodes.py tests/integration/test_fuzz.py tests/integration/test_umoci.py \
 	tests/unit/test_merge.py
 
-.PHONY: help demo test check interop bench growth soak clean constraints system peers
+.PHONY: help demo test check interop bench growth docs pictures soak clean constraints system peers
 
 help:
 	@sed -n '/^# make /s/^# //p' Makefile
@@ -59,6 +61,13 @@ bench: $(VENV)/.for-tests peers | system
 growth: $(VENV)/.for-tests | system
 	$(BIN)/python tests/bench/growth.py --svg docs/explanation/growth.svg $(ARGS)
 
+docs: $(VENV)/.for-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	$(BIN)/python docs/site/man.py build/man/man1
+
+pictures: $(VENV)/.for-docs
+	$(BIN)/python docs/site/pictures.py docs/explanation
+
 system:
 	@tests/support/install.sh
 
@@ -83,6 +92,10 @@ $(VENV)/.for-demo: $(INPUTS) | $(BIN)/python
 $(VENV)/.for-tests: $(INPUTS) | $(BIN)/python
 	$(INSTALL) -e '.[snakemake]' --group dev
 	@touch $@ $(VENV)/.for-demo
+
+$(VENV)/.for-docs: $(INPUTS) | $(BIN)/python
+	$(INSTALL) -e . --group docs
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -53,8 +53,9 @@ def page(usage: str, *options: Entry) -> Page:
 
 
 def test_what_may_stand_where() -> None:
-    run = page("exec [OPTIONS] IMAGE COMMAND [ARG…]", Entry(("-B", "--bind"), "SRC[:DEST]", ""),
-               Entry(("--nv",), "", ""),               Entry(("--pull",), "WHEN", "when: missing, newer (default), always, never"))  # fmt: skip
+    pull = Entry(("--pull",), "WHEN", "when: missing, newer (default), always, never")
+    options = (Entry(("-B", "--bind"), "SRC[:DEST]", ""), Entry(("--nv",), "", ""), pull)
+    run = page("exec [OPTIONS] IMAGE COMMAND [ARG…]", *options)
     assert answer_of(run, [], "").images and answer_of(run, ["--nv"], "x").kind == "files"
     assert answer_of(run, ["--bind"], "").kind == "files" and not answer_of(run, ["--bind"], "").images
     assert [word for word, _ in answer_of(run, [], "-").words] == ["-B", "--bind", "--nv", "--pull"]
