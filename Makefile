@@ -6,6 +6,8 @@
 # make growth    how time and memory of a pull grow with an image's bytes, files and layers; draws it (10 minutes, 25 GB)
 # make zipapp    hpcc in one file, dist/hpcc-VERSION-cp3XX-MACHINE.pyz, that needs Python and nothing else
 # make rpm       the same as an RPM
+# make docs      the site, into build/site, and man pages, into build/man; a broken link or reference fails
+# make pictures  how the program looks at a terminal, as pictures of real runs, into docs/explanation
 # make soak      500 processes and 200 kills where `make test` has 64 and 30; 100,000 damaged inputs, 50,000 merges
 # make clean     remove what the others made here
 #
@@ -31,7 +33,7 @@ ARGS ?=
 SOAKED := tests/e2e/test_storm.py tests/e2e/test_two_nodes.py tests/integration/test_fuzz.py tests/integration/test_umoci.py \
 	tests/unit/test_merge.py
 
-.PHONY: help demo test check interop bench growth zipapp rpm soak clean constraints system peers
+.PHONY: help demo test check interop bench growth docs pictures zipapp rpm soak clean constraints system peers
 
 help:
 	@sed -n '/^# make /s/^# //p' Makefile
@@ -67,6 +69,13 @@ zipapp: $(VENV)/.for-demo
 rpm: $(VENV)/.for-demo
 	packaging/rpm/build.sh
 
+docs: $(VENV)/.for-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	$(BIN)/python docs/site/man.py build/man/man1
+
+pictures: $(VENV)/.for-docs
+	$(BIN)/python docs/site/pictures.py docs/explanation
+
 system:
 	@tests/support/install.sh
 
@@ -91,6 +100,10 @@ $(VENV)/.for-demo: $(INPUTS) | $(BIN)/python
 $(VENV)/.for-tests: $(INPUTS) | $(BIN)/python
 	$(INSTALL) -e '.[snakemake]' --group dev
 	@touch $@ $(VENV)/.for-demo
+
+$(VENV)/.for-docs: $(INPUTS) | $(BIN)/python
+	$(INSTALL) -e . --group docs
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -57,6 +57,19 @@ def write_ref(cache: Cache, name: str, tag: str, ref: Ref) -> None:
     cache.write(os.path.join(cache.tag(name, tag), str(os.getuid())), _dump(ref))
 
 
+def tag_names(cache: Cache, most: int = 1000) -> list[str]:
+    """registry/repository:tag of all tags that were looked up here, sorted. Only to be shown: no ref is read."""
+    found: list[str] = []
+    top = cache.path("refs")
+    for directory, names, _ in os.walk(top):
+        if os.path.basename(directory) == "_tags":
+            found += [f"{os.path.relpath(os.path.dirname(directory), top)}:{tag}" for tag in names]
+            names.clear()
+        if len(found) >= most:
+            break
+    return sorted(found[:most])
+
+
 def read_run_ref(cache: Cache, run: str, name: str, tag: str) -> Ref | None:
     """What the tag means in this run of this user's, or None where it was not used there yet."""
     data = cache.read(os.path.join(cache.run(run), _hash(f"{name}:{tag}")), MAX_SIZE)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "cache": ("cache", "list and clean the cache of images"),
+    "completion": ("completion", "print what a shell needs to complete words of hpcc"),
     "config": ("config", "show all settings and where each comes from"),
     "demo": ("demo", "try everything, offline, in a minute"),
     "doctor": ("doctor", "can this host run containers, and how"),

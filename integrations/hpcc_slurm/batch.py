@@ -20,10 +20,18 @@ from hpcc.invoke import program
 from hpcc.settings import Settings
 from hpcc_slurm.script import INSIDE, Decided, read_decided
 
+_USAGE = """\
+Usage: hpcc slurm-batch SCRIPT [ARG…]
+
+What `hpcc slurm sbatch` has submitted, where the job runs.
+
+Example:
+  scontrol write batch_script 123 - | head -n 1"""
+
 
 def main(name: str, argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        print("Usage: hpcc slurm-batch SCRIPT [ARG…]\n\nWhat `hpcc slurm sbatch` has submitted, where the job runs.")
+        print(_USAGE)
         return 0
     path, *rest = argv
     try:

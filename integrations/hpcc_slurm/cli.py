@@ -35,5 +35,5 @@ def _usage() -> str:
     lines = ["Usage: hpcc slurm SUBCOMMAND …", "", "Docker images in Slurm jobs. Subcommands:"]
     lines += [f"  {name:<10} {summary}" for name, (_, summary) in SUBCOMMANDS.items()]
     lines += ["", "`hpcc slurm SUBCOMMAND --help` tells more. Example:"]
-    lines += ["  hpcc slurm sbatch --image docker://python:3.12 --compat -N 1 --wrap 'python3 -V'"]
+    lines += ["  hpcc slurm sbatch --image docker://python:3.12 --compat --wrap 'python3 -V'"]
     return "\n".join(lines)

@@ -19,6 +19,7 @@ needed=(
   docker-registry   # a real registry
   docker.io         # dockerd: a real one, which keeps images
   e2fsprogs         # mke2fs, e2fsck, debugfs: makers and judges of ext3 images
+  fish              # completes words of hpcc
   fuse-overlayfs    # writable layers with squashed owners
   fuse2fs           # ext3 images of users
   fuse3             # fusermount3, which only other people's tools need
@@ -29,6 +30,7 @@ needed=(
   libmpich-dev      # mpicc, for an MPI program in an image; its libraries
   libpmix-dev       # libpmix.so, which Slurm's PMIx plugin opens by that name; without it a step with PMIx hangs
   libseccomp2       # a judge of our seccomp programs
+  mandoc            # a judge of man pages
   moosefs-chunkserver  # a distributed filesystem, mounted twice: two nodes that share a cache
   moosefs-client    # its mounts
   moosefs-master    # its metadata
@@ -48,6 +50,7 @@ needed=(
   uidmap            # newuidmap, newgidmap
   umoci             # unpacks the same layers: a judge of how they merge
   util-linux        # setpriv, unshare
+  zsh               # completes words of hpcc
 )
 # a kernel with cgroups of version 2, whatever this machine has; Debian has it for this architecture alone
 if [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ]; then needed+=(user-mode-linux); fi
