@@ -102,14 +102,17 @@ class Archive:
 
 
 @contextmanager
-def opened_archive(path: str, tier: Cache, most: int, progress: Progress) -> Iterator[Archive]:
-    """The archive in a file. Errors name it. tier: where a compressed one is unpacked, to `most` bytes (0: any)."""
-    with opened(path) as file, named(path, "tar archive"):
+def opened_archive(path: str, tier: Cache, most: int, progress: Progress, name: str = "") -> Iterator[Archive]:
+    """The archive in a file. Errors name it, or `name`. tier: where a compressed one is unpacked, to `most` bytes (0:
+    any).
+    """
+    name = name or path
+    with opened(path) as file, named(name, "tar archive"):
         head = os.pread(file.fileno(), 4, 0)
         if not head.startswith(_COMPRESSED):
             yield Archive(file.fileno())
             return
-        progress.info(f"{path} is compressed; it is unpacked first")
+        progress.info(f"{name} is compressed; it is unpacked first")
         with spooled(decompress(iter(lambda: file.read(CHUNK), b"")), tier, most) as plain:
             yield Archive(plain.fileno())
 
@@ -168,6 +171,11 @@ def spooled(
                 tell(len(data))
         file.flush()
         yield file
+
+
+def looks_like_archive(fd: int) -> bool:
+    """Whether a file is a tar, or compressed as one may be; no SIF and no squashfs is."""
+    return os.pread(fd, 4, 0).startswith(_COMPRESSED) or os.pread(fd, 5, 257) == b"ustar"
 
 
 class _InPlace(tar.ByteStream):
