@@ -8,8 +8,6 @@ errors                                                     {"error": {"code": 40
 
 from __future__ import annotations
 
-import json
-
 from hpcc.errors import ImageNotFound, InvalidReference, RegistryError, UnsupportedImage
 from hpcc.oci.digest import Digest
 from hpcc.records import TYPE_CHECKING, NamedTuple
@@ -72,6 +70,8 @@ def ask_library(web: Web, name: LibraryName, arch: str) -> Entry:
             f"{name.endpoint} has no {name} for {arch}",
             hint="Is the name right? Other libraries: the setting library_url, or library://HOST/entity/collection/name.",
         ) from None
+    import json
+
     try:
         answer: Any = json.loads(data)["data"]
         found, size, uploaded = str(answer["hash"]), int(answer["size"]), bool(answer.get("uploaded", True))

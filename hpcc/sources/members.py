@@ -5,20 +5,25 @@ links are followed within the table. What is compressed is first unpacked into a
 be wanted before the manifest that stands behind it.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
 
-from hpcc.cache.layout import Cache
 from hpcc.errors import HpccError, ImageNotFound, InvalidImage, PolicyError, UsageError
 from hpcc.oci import tar
 from hpcc.oci.compression import decompress
 from hpcc.oci.document import MAX_DOCUMENT
-from hpcc.progress import Progress
-from hpcc.records import NamedTuple
+from hpcc.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import BinaryIO
+
+    from hpcc.cache.layout import Cache
+    from hpcc.progress import Progress
 
 CHUNK = 1 << 20
 MAX_MEMBERS = 100_000

@@ -8,7 +8,6 @@ said of the file. It goes by digest, as all blobs do; the owner of the blob answ
 
 from __future__ import annotations
 
-import json
 import os
 
 from hpcc.cache.blobs import read_blob, write_blob
@@ -57,6 +56,8 @@ def parse_kept(data: bytes, digest: Digest) -> Kept:
 
 def write_kept(tier: Cache, file: Descriptor, etag: str = "", modified: str = "") -> Kept:
     """Have the tier know a file that it has as a blob; its manifest is the same for the same file and words."""
+    import json
+
     config = b"{}"
     write_blob(tier, Digest.of(config), config)
     notes = {key: value for key, value in ((_ETAG, etag), (_MODIFIED, modified)) if value}
