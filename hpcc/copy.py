@@ -29,7 +29,7 @@ def copy_image(image: Image, target: str, *, replace: bool) -> None:
     Without replace a file that is there stays: UsageError.
     """
     with new_file(target, replace=replace) as file:
-        _clone_or_copy(image.rootfs.fd, file.fileno())
+        copy_open(image.rootfs.fd, file.fileno())
 
 
 @contextmanager
@@ -115,7 +115,7 @@ def changed_file(path: str) -> Iterator[BinaryIO]:
                 hint="A changed copy is written beside a file, then takes its place. Change a copy elsewhere.",
             )
         with new_file(path, replace=True, mode=0o600) as file:
-            _clone_or_copy(source, file.fileno())
+            copy_open(source, file.fileno())
             _like(source, status, file.fileno(), path)
             yield file
             file.flush()
@@ -185,7 +185,8 @@ def _like(source: int, status: os.stat_result, target: int, path: str) -> None:
         pass  # this filesystem has none
 
 
-def _clone_or_copy(source: int, target: int) -> None:
+def copy_open(source: int, target: int) -> None:
+    """All bytes of one open file into another, which is empty; a reflink where that is possible."""
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError as error:

@@ -9,10 +9,11 @@ was changed is another image, and one that was moved or copied the same.
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 
 from hpcc.compressors import converter_id
-from hpcc.errors import IntegrityError, PolicyError, UnsupportedImage
+from hpcc.errors import IntegrityError, InvalidImage, PolicyError, UnsupportedImage
 from hpcc.lookup import open_cached, tiers
 from hpcc.oci.platform import Platform, match_order
 from hpcc.origin import Origin
@@ -24,9 +25,14 @@ from hpcc.sources.onhost import OnHost, open_layout, open_saved
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hpcc.artifacts import File
     from hpcc.cache.layout import Cache
     from hpcc.local import Image
     from hpcc.settings import Settings
+
+
+_MADE_ELSEWHERE = frozenset(("http", "https", "library", "oras"))
+_NO_IMAGE = "It should be a SIF, a squashfs file, or an archive of docker save or OCI. Is it perhaps a page about one?"
 
 
 def obtain(
@@ -44,8 +50,15 @@ def obtain(
     cache, or nothing of it does.
     """
     platform = Platform.parse(arch) if arch else Platform.host()
+    if named.agent == "shub":
+        raise UnsupportedImage(
+            f"{uri}: Singularity Hub was closed in 2021, and shub:// leads nowhere",
+            hint="Look for the image in a registry (docker://) or a library (library://), or ask whoever made it.",
+        )
     try:
         with ExitStack() as stack:
+            if named.agent in _MADE_ELSEWHERE:
+                return _fetched(uri, named, platform, settings, stack, progress, on_cached)
             if named.agent == "docker-daemon":
                 found = _ask_daemon(uri, named.place, settings, stack, progress)
             else:
@@ -60,6 +73,59 @@ def obtain(
         raise type(error)(f"{uri}: {error.message}", hint=error.hint) from None
     finally:
         progress.close()
+
+
+def _fetched(
+    uri: str,
+    named: Named,
+    platform: Platform,
+    settings: Settings,
+    stack: ExitStack,
+    progress: Progress,
+    on_cached: Callable[[], None],
+) -> Image:
+    """A SIF as it came; of an archive, the SIF that it gives."""
+    from hpcc.local import open_local
+    from hpcc.sources.members import looks_like_archive, opened_archive
+
+    fd, path = fetched_file(uri, named, platform, settings, progress, on_cached)
+    if named.agent in ("http", "https") and looks_like_archive(fd):
+        stack.callback(os.close, fd)
+        archive = stack.enter_context(
+            opened_archive(f"/proc/self/fd/{fd}", tier_of(settings), settings.max_layer, progress, uri)
+        )
+        agent = "docker-archive" if "manifest.json" in archive else "oci-archive"
+        found = open_saved(archive, "") if agent == "docker-archive" else open_layout(archive, "", platform)
+        return _convert(uri, agent, found, platform, settings, progress, lambda: None)
+    try:
+        return open_local(path, name=uri, fd=fd)
+    except InvalidImage as error:
+        os.close(fd)
+        raise type(error)(f"{uri}: what it gives is no image: {error.message}", hint=_NO_IMAGE) from None
+
+
+def fetched_file(
+    uri: str,
+    named: Named,
+    platform: Platform,
+    settings: Settings,
+    progress: Progress,
+    on_cached: Callable[[], None] = lambda: None,
+) -> File:
+    """What http, https, library or oras give, as it is: from a cache, or fetched into one. HpccError."""
+    from hpcc.artifacts import known, parse_address
+
+    address = parse_address(uri, named, platform, settings)
+    found = next(known(address, tiers(settings), settings), None)
+    if found is not None:
+        on_cached()
+        return found[1]
+    from hpcc.sitepath import load_site_packages
+
+    load_site_packages()
+    from hpcc.fetching import fetch
+
+    return fetch(address, platform, settings, progress)
 
 
 def _look_up(named: Named, platform: Platform, settings: Settings, stack: ExitStack, progress: Progress) -> OnHost:

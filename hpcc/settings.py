@@ -145,6 +145,12 @@ def _choice(*names: str) -> Callable[[Any], str]:
     return parse
 
 
+def _url(value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith(("https://", "http://")) or not value.isprintable():
+        raise ValueError("an address that begins with https:// or http://")
+    return value.rstrip("/")
+
+
 COMPRESSIONS = {"gzip": 12, "zstd": 22, "lz4": 0, "xz": 0}
 """Formats of the blocks of an image, and the highest level that each has; see compressors.py."""
 
@@ -246,6 +252,9 @@ KEYS: Mapping[str, Key] = {
     "ca_file": Key(_path, (), "certificates (PEM) that are trusted beside the system's, as those of a site's own CA"),
     "downloads": Key(_number(1, 64), (), "layers that are fetched at a time"),
     "share": Key(_texts, (), "images for the shared cache though only credentials can pull them, as nvcr.io/nvidia/*"),
+    "library_url": Key(
+        _url, ("APPTAINER_LIBRARY", "SINGULARITY_LIBRARY"), "where library:// leads, such as https://library.example"
+    ),
     "allowed_registries": Key(_texts, (), "the only images that may be used, as quay.io or docker.io/library/*"),
     "signed": Key(_texts, (), "images that must be signed by one of signature_keys, as quay.io/site/* or docker.io"),
     "signature_keys": Key(_paths, (), "public keys (PEM), as cosign.pub; by colons, or a list in a file"),
@@ -305,6 +314,7 @@ class Settings:
     ca_file: str
     downloads: int
     share: tuple[str, ...]
+    library_url: str
     allowed_registries: tuple[str, ...]
     signed: tuple[str, ...]
     signature_keys: tuple[str, ...]
@@ -426,6 +436,7 @@ def _defaults(environ: Mapping[str, str], home: str, values: Mapping[str, Any]) 
         "ca_file": "",
         "downloads": 4,
         "share": (),
+        "library_url": "https://library.sylabs.io",
         "allowed_registries": (),
         "signed": (),
         "signature_keys": (),

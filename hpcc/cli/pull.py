@@ -119,6 +119,17 @@ def _pull_named(uri: str, named: "Named", target: str, settings: "Settings", arg
     from hpcc.throwaway import cache_for
 
     progress = terminal(arguments)
+    if arguments.format == "raw":
+        from hpcc.copy import copy_open, new_file
+        from hpcc.obtaining import fetched_file
+        from hpcc.oci.platform import Platform
+
+        with cache_for(settings) as effective:
+            found = fetched_file(uri, named, Platform.host(), effective, progress)
+            progress.close()
+            with open(found.fd, "rb"), new_file(target, replace=arguments.force, mode=0o644) as file:
+                copy_open(found.fd, file.fileno())
+        return
     with cache_for(settings) as effective:
         image = obtain(
             uri,

@@ -12,10 +12,15 @@ in the middle of a frame, so the frames' outlines are followed here (RFC 8878, 3
     checksum 0 or 4              a skippable frame: magic 4 | size 4 | data
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from __future__ import annotations
 
 from hpcc.errors import InvalidImage
+from hpcc.records import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
 
 PIECE = 1 << 20  # bytes that are decompressed at a time, so that a bomb meets a bounded consumer
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"

@@ -82,6 +82,14 @@ def parse_manifest(data: bytes, media_type: str | None = None) -> Manifest | Ind
     InvalidImage where it is no JSON, ill-typed, ambiguous or out of bounds; UnsupportedImage, which says
     what the thing is, for schema 1 and for artifacts.
     """
+    parsed = parse_artifact(data, media_type)
+    if isinstance(parsed, Manifest):
+        _refuse_artifact(parsed)
+    return parsed
+
+
+def parse_artifact(data: bytes, media_type: str | None = None) -> Manifest | Index:
+    """The same of any manifest or index, whatever its layers are. Errors as of parse_manifest, artifacts excepted."""
     document = load_object(data, "manifest")
     declared = text(document, "mediaType", "manifest")
     if document.get("schemaVersion") == 1 or "fsLayers" in document or declared.startswith(_SCHEMA_1):
@@ -120,15 +128,13 @@ def _parse_index(document: dict[str, Any], declared: str) -> Index:
 
 def _parse_image(document: dict[str, Any], declared: str) -> Manifest:
     what = "manifest"
-    manifest = Manifest(
+    return Manifest(
         _descriptor(child(document, "config", what), f"{what}: config"),
         tuple(_descriptor(entry, f"{what}: layer") for entry in children(document, "layers", what, MAX_ENTRIES)),
         declared or OCI_MANIFEST,
         text(document, "artifactType", what),
         pairs(document, "annotations", what),
     )
-    _refuse_artifact(manifest)
-    return manifest
 
 
 def _descriptor(entry: dict[str, Any], what: str) -> Descriptor:

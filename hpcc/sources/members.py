@@ -5,20 +5,25 @@ links are followed within the table. What is compressed is first unpacked into a
 be wanted before the manifest that stands behind it.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
 
-from hpcc.cache.layout import Cache
 from hpcc.errors import HpccError, ImageNotFound, InvalidImage, PolicyError, UsageError
 from hpcc.oci import tar
 from hpcc.oci.compression import decompress
 from hpcc.oci.document import MAX_DOCUMENT
-from hpcc.progress import Progress
-from hpcc.records import NamedTuple
+from hpcc.records import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import BinaryIO
+
+    from hpcc.cache.layout import Cache
+    from hpcc.progress import Progress
 
 CHUNK = 1 << 20
 MAX_MEMBERS = 100_000
@@ -102,14 +107,17 @@ class Archive:
 
 
 @contextmanager
-def opened_archive(path: str, tier: Cache, most: int, progress: Progress) -> Iterator[Archive]:
-    """The archive in a file. Errors name it. tier: where a compressed one is unpacked, to `most` bytes (0: any)."""
-    with opened(path) as file, named(path, "tar archive"):
+def opened_archive(path: str, tier: Cache, most: int, progress: Progress, name: str = "") -> Iterator[Archive]:
+    """The archive in a file. Errors name it, or `name`. tier: where a compressed one is unpacked, to `most` bytes (0:
+    any).
+    """
+    name = name or path
+    with opened(path) as file, named(name, "tar archive"):
         head = os.pread(file.fileno(), 4, 0)
         if not head.startswith(_COMPRESSED):
             yield Archive(file.fileno())
             return
-        progress.info(f"{path} is compressed; it is unpacked first")
+        progress.info(f"{name} is compressed; it is unpacked first")
         with spooled(decompress(iter(lambda: file.read(CHUNK), b"")), tier, most) as plain:
             yield Archive(plain.fileno())
 
@@ -168,6 +176,11 @@ def spooled(
                 tell(len(data))
         file.flush()
         yield file
+
+
+def looks_like_archive(fd: int) -> bool:
+    """Whether a file is a tar, or compressed as one may be; no SIF and no squashfs is."""
+    return os.pread(fd, 4, 0).startswith(_COMPRESSED) or os.pread(fd, 5, 257) == b"ustar"
 
 
 class _InPlace(tar.ByteStream):

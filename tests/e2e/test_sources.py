@@ -2,15 +2,20 @@
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.test_cli import HEAVY
 from tests.e2e.test_pull import CONFIG, LAYERS
 from tests.support.archives import new_save, tar_of
 from tests.support.installation import Installation
 from tests.support.people import Person
+from tests.support.pulls import ARCHITECTURE
+from tests.support.webserver import FakeLibrary
 
 TAG = "lab/tools:1.4"
 URIS = ("docker-archive:save.tar", f"docker-archive://save.tar:{TAG}", "oci:layout", "oci-archive:save.tar")
@@ -18,10 +23,10 @@ URIS = ("docker-archive:save.tar", f"docker-archive://save.tar:{TAG}", "oci:layo
 
 class Hpcc:
     def __init__(self, person: Person, installed: Installation) -> None:
-        self.person, self._installed = person, installed
+        self.person, self.installed = person, installed
 
     def __call__(self, *argv: object, **options: Any) -> Any:
-        return self.person.run([self._installed.hpcc, *map(str, argv)], **options)
+        return self.person.run([self.installed.hpcc, *map(str, argv)], **options)
 
     def path(self, name: str) -> Path:
         return self.person.home / name
@@ -97,3 +102,60 @@ def test_what_goes_wrong(hpcc: Hpcc) -> None:
     ):
         done = hpcc(*argv)
         assert done.returncode == 255 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+# -- from the network ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library() -> Iterator[FakeLibrary]:
+    with FakeLibrary() as server:
+        yield server
+
+
+def test_pull_from_http_and_library(hpcc: Hpcc, library: FakeLibrary) -> None:
+    assert hpcc("pull", "made.sif", "docker-archive:save.tar").returncode == 0
+    sif, archive = hpcc.path("made.sif").read_bytes(), hpcc.path("save.tar").read_bytes()
+    library.files["/lab/tools.sif"], library.files["/lab/tools.tar"] = sif, archive
+    library.images["lab/group/tools", "1.4", ARCHITECTURE] = sif
+    env = {"HPCC_LIBRARY_URL": library.url}
+    for argv, name, data in (
+        ([f"{library.url}/lab/tools.sif"], "tools.sif", sif),
+        (["other.sif", f"{library.url}/lab/tools.tar"], "other.sif", sif),
+        (["--format", "raw", f"{library.url}/lab/tools.tar"], "tools.tar", archive),
+        (["library://lab/group/tools:1.4"], "tools_1.4.sif", sif),
+        (["--disable-cache", "once.sif", f"{library.url}/lab/tools.sif"], "once.sif", sif),
+    ):
+        done = hpcc("pull", *argv, env=env)
+        assert done.returncode == 0, done.stderr
+        assert hpcc.path(name).read_bytes() == data, name
+    for uri in (f"{library.url}/lab/tools.sif", f"{library.url}/lab/tools.tar", "library:lab/group/tools:1.4"):
+        before = len(library.asked)
+        done = hpcc("exec", uri, "cat", "/etc/greeting", env=env)
+        assert (done.returncode, done.stdout, len(library.asked)) == (0, "hello from the image\n", before), done.stderr
+    again = hpcc("pull", "--force", f"{library.url}/lab/tools.sif")
+    assert again.returncode == 0 and "Using cached SIF image" in again.stderr
+    for argv, words in (
+        (["exec", f"{library.url}/lab/none.sif", "true"], "there is no"),
+        (["pull", "--format", "raw", "oci:layout"], "--format raw keeps what http:// and https:// give"),
+        (["exec", "shub://a/b", "true"], "Singularity Hub was closed"),
+        (["exec", "docker-daemon:tools", "true"], "has no tag, and it needs one"),
+        (["exec", "ftp://a/b", "true"], "hpcc does not know the source ftp://"),
+    ):
+        done = hpcc(*argv, env=env)
+        assert done.returncode == 255 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_second_use_imports_nothing_that_asks(hpcc: Hpcc, library: FakeLibrary) -> None:
+    """The cached image of each kind without requests, ssl, tarfile and their like, as of docker://."""
+    assert hpcc("pull", "made.sif", "docker-archive:save.tar").returncode == 0
+    library.files["/tools.sif"] = hpcc.path("made.sif").read_bytes()
+    for uri in ("docker-archive:save.tar", "oci:layout", "oci-archive:save.tar", f"{library.url}/tools.sif"):
+        assert hpcc("exec", uri, "true").returncode == 0
+        (site,) = hpcc.installed.venv.glob("lib/python3*/site-packages")
+        words = [hpcc.installed.python, "-X", "importtime", "-I", "-S", site / "hpcc/__main__.py", "exec", uri, "true"]
+        done = hpcc.person.run(words, env={"HPCC_SITE_PACKAGES": str(site)})
+        named = set(re.findall(r"^import time:.*\| +(\S+)$", done.stderr, re.M))
+        assert done.returncode == 0 and "hpcc.obtaining" in named, done.stderr[-2000:]
+        by_url = {"re", "typing", "urllib"} if "://" in uri else set()
+        assert sorted(named & HEAVY - by_url) == [], uri

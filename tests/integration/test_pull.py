@@ -803,7 +803,7 @@ def test_full_disk(fake, hpcc_env: Path, size: str) -> None:
     (hpcc_env / "cache").mkdir()
     blind = hpcc_env / "blind.py"
     blind.write_text(
-        "import hpcc.pulling\nfrom hpcc.cli import console\nhpcc.pulling.check_room = lambda *_: None\nconsole()\n"
+        "import hpcc.making\nfrom hpcc.cli import console\nhpcc.making.check_room = lambda *_: None\nconsole()\n"
     )
     done = _in_mount_namespace(
         hpcc_env,
