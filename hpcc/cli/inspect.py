@@ -58,12 +58,16 @@ def main(name: str, argv: list[str]) -> int:
             return 0
         if arguments.app not in apps:
             raise UsageError(f"{image.name} has no app {arguments.app!r}", hint=f"It has: {', '.join(apps) or 'none'}.")
-        attributes = apps[arguments.app]
-        wanted = [part for part in wanted if part in attributes]
+        whole, attributes = attributes, apps[arguments.app]
+        if "deffile" in wanted:  # an app has none of its own
+            attributes = {**attributes, "deffile": whole.get("deffile")}
     shown = {part: attributes[part] for part in wanted if attributes.get(part)}
     if arguments.json:
         shown = shown or ({} if parts else {"labels": {}})
-        print(_document({"apps": {arguments.app: shown}} if arguments.app is not None else shown))
+        if arguments.app is not None:
+            outer = {"deffile": shown.pop("deffile")} if "deffile" in shown else {}
+            shown = outer if outer and not shown else {"apps": {arguments.app: shown}, **outer}
+        print(_document(shown))
         return 0
     for part, value in shown.items():
         for line in _SHOW[part](value):
