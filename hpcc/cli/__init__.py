@@ -29,6 +29,7 @@ COMMANDS = {
     "lock": ("lock", "pin tags to digests, in hpcc.lock"),
     "overlay": ("overlay", "make an ext3 image to be an overlay of containers"),
     "pull": ("pull", "fetch an image from a registry into a SIF file"),
+    "push": ("push", "put a SIF file into a registry"),
     "registry": ("registry", "log in to registries, log out, and list the logins"),
     "remote": ("registry", "the same as registry"),
     "run": ("run", "run what the image is made to run"),

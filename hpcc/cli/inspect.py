@@ -20,10 +20,14 @@ COMMAND = Command(
         Option(("-l", "--labels"), "the labels"),
         Option(("-d", "-D", "--deffile"), "the definition file"),
         Option(("-r", "--runscript"), "what `apptainer run` executes"),
+        Option(("-s", "--startscript"), "what an instance starts"),
+        Option(("-t", "--test"), "what tests it"),
+        Option(("-H", "--helpfile"), "its help, as `run-help` shows it"),
         Option(("-e", "-E", "--environment"), "the scripts that set the environment"),
         Option(("--list-apps",), "its SCIF applications"),
         Option(("--app",), "the same of an application", "NAME"),
-        Option(("--oci-config",), "entrypoint, command and environment, exactly"),
+        Option(("--all",), "all that is known, as JSON"),
+        Option(("--oci", "--oci-config"), "entrypoint, command and environment, exactly"),
         Option(("-j", "--json"), "as JSON, in Apptainer's form"),
     ),
     "hpcc inspect docker://python:3.12\nhpcc inspect --json --environment image.sif",
@@ -36,11 +40,14 @@ def main(name: str, argv: list[str]) -> int:
         raise usage_error(COMMAND, "inspect needs one image")
     load_site_packages()
     image = open_image(arguments.positional[0], Settings.from_environ(), progress=terminal(arguments))
-    parts = [part for part in ("labels", "deffile", "runscript", "environment") if getattr(arguments, part)]
+    parts = [part for part in _SHOW if getattr(arguments, part)]
     if arguments.oci_config:
         print(json.dumps(_oci_config(image), indent=1 if not arguments.json else None))
         return 0
     attributes, wanted = _attributes(image), parts or ["labels"]
+    if arguments.all:
+        print(_document({key: value for key, value in attributes.items() if key in _ORDER and value}))
+        return 0
     if arguments.list_apps or arguments.app is not None:
         from hpcc.cli.inspect_apps import apps_of
 
@@ -51,11 +58,16 @@ def main(name: str, argv: list[str]) -> int:
             return 0
         if arguments.app not in apps:
             raise UsageError(f"{image.name} has no app {arguments.app!r}", hint=f"It has: {', '.join(apps) or 'none'}.")
-        attributes = apps[arguments.app]
-        wanted = [part for part in wanted if part in attributes]
-    shown = {part: attributes.get(part) or _EMPTY[part] for part in wanted}
+        whole, attributes = attributes, apps[arguments.app]
+        if "deffile" in wanted:  # an app has none of its own
+            attributes = {**attributes, "deffile": whole.get("deffile")}
+    shown = {part: attributes[part] for part in wanted if attributes.get(part)}
     if arguments.json:
-        print(_document({"apps": {arguments.app: shown}} if arguments.app is not None else shown))
+        shown = shown or ({} if parts else {"labels": {}})
+        if arguments.app is not None:
+            outer = {"deffile": shown.pop("deffile")} if "deffile" in shown else {}
+            shown = outer if outer and not shown else {"apps": {arguments.app: shown}, **outer}
+        print(_document(shown))
         return 0
     for part, value in shown.items():
         for line in _SHOW[part](value):
@@ -63,19 +75,47 @@ def main(name: str, argv: list[str]) -> int:
     return 0
 
 
+_ORDER = ("apps", "environment", "labels", "runscript", "test", "helpfile", "deffile", "startscript")
+"""In Apptainer's documents."""
+
+
 def _document(attributes: dict[str, Any]) -> str:
-    return json.dumps({"data": {"attributes": attributes}, "type": "container"}, indent=1, sort_keys=True)
+    """As Apptainer writes it: by tabs, in its order of attributes, names sorted within them, and Go's escapes."""
+    document = {"data": {"attributes": _ordered(attributes)}, "type": "container"}
+    text = json.dumps(document, indent="\t", ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
-_EMPTY: dict[str, Any] = {"labels": {}, "deffile": "", "runscript": "", "environment": {}}
+def _ordered(attributes: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in sorted(attributes, key=lambda key: _ORDER.index(key) if key in _ORDER else len(_ORDER)):
+        value = attributes[key]
+        if isinstance(value, dict):
+            value = {name: value[name] for name in sorted(value)}
+        if key == "apps" and isinstance(value, dict):
+            value = {name: _ordered(app) for name, app in value.items()}
+        found[key] = value
+    return found
+
+
+def _lines(text: Any) -> list[str]:
+    return [str(text)]
+
+
 _SHOW: dict[str, Callable[[Any], list[str]]] = {
-    "labels": lambda labels: [f"{key}: {labels[key]}" for key in sorted(labels)],
-    "deffile": lambda text: [text.rstrip("\n")],
-    "runscript": lambda text: [text.rstrip("\n")],
+    "deffile": _lines,
+    "runscript": _lines,
+    "startscript": _lines,
+    "test": _lines,
+    "helpfile": _lines,
     "environment": lambda scripts: [
         line for path in sorted(scripts) for line in (f"=== {path} ===", scripts[path], "")
     ],
+    "labels": lambda labels: [f"{key}: {labels[key]}" for key in sorted(labels)],
 }
+"""In the order in which Apptainer prints them."""
 
 
 def _attributes(image: Image) -> dict[str, Any]:
@@ -98,6 +138,9 @@ def _attributes(image: Image) -> dict[str, Any]:
         "labels": labels,
         "deffile": read("/.singularity.d/Singularity"),
         "runscript": read("/.singularity.d/runscript"),
+        "startscript": read("/.singularity.d/startscript"),
+        "test": read("/.singularity.d/test"),
+        "helpfile": read("/.singularity.d/runscript.help"),
         "environment": scripts,
     }
 

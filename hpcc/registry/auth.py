@@ -79,15 +79,15 @@ def choose(challenges: Sequence[Challenge]) -> Challenge | None:
     return None
 
 
-def token_query(challenge: Challenge, repository: str) -> dict[str, str]:
-    """The query that asks for a token to pull from `repository`."""
+def token_query(challenge: Challenge, repository: str, *, push: bool = False) -> dict[str, str]:
+    """The query that asks for a token to pull from `repository`, or to push to it too."""
     scope = challenge.parameters.get("scope", "")
     service = challenge.parameters.get("service")
     query = {"service": service} if service else {}
     if not repository:  # a login: Docker asks so too, and an empty name is none
         return query
     if not scope or scope.startswith("repository:"):  # of the repository that was asked for first; others say "aws"
-        scope = f"repository:{repository}:pull"
+        scope = f"repository:{repository}:pull{',push' if push else ''}"
     return {**query, "scope": scope}
 
 

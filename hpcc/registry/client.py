@@ -26,7 +26,7 @@ from hpcc.registry.connections import Interrupted, Response, Unreachable, dismis
 from hpcc.registry.credentials import Credentials
 from hpcc.registry.limits import RateLimit
 from hpcc.registry.tokens import Authorisation
-from hpcc.registry.transport import Blob, Transport
+from hpcc.registry.transport import TRIES, Blob, Transport
 
 MAX_MANIFEST = 4 << 20
 
@@ -295,6 +295,39 @@ class Registry:
                 raise denied from None
         self._refused = True
         return response
+
+    @property
+    def base(self) -> str:
+        """scheme://host"""
+        return self._transport.base
+
+    def ask(
+        self,
+        method: str,
+        where: str,
+        headers: Mapping[str, str],
+        question: Question,
+        *,
+        data: bytes | None = None,
+        accept: tuple[int, ...],
+    ) -> Response:
+        """One request of an upload, to a path or an address at this host; an answer with another status is an error.
+
+        A PATCH is not repeated where its connection breaks: Interrupted.
+        """
+        base = self._transport.base
+        url = where if "://" in where else base + where
+        tries = 1 if method == "PATCH" else TRIES
+        used = self._authorisation.header(question, push=True)
+        response = self._transport.send(method, url, {**headers, **used}, question, data=data, tries=tries)
+        if response.status_code == 401 and self._authorisation.note(response.headers.get("WWW-Authenticate", "")):
+            renewed = self._authorisation.header(question, used.get("Authorization", ""), push=True)
+            if renewed and renewed != used:
+                dismiss(response)
+                response = self._transport.send(method, url, {**headers, **renewed}, question, data=data, tries=tries)
+        if response.status_code in accept:
+            return response
+        raise self._authorisation.error(response, question)
 
     def _question(self, repository: str, what: str, login: Credentials | None) -> Question:
         return Question(self.host, repository, what, login, self._sudo_user)

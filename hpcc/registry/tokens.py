@@ -32,7 +32,7 @@ class Authorisation:
         self._transport = transport
         self._lock = threading.Lock()  # of what follows
         self._challenge: Challenge | None = None
-        self._tokens: dict[tuple[str, bool], Token] = {}
+        self._tokens: dict[tuple[str, bool, bool], Token] = {}
 
     def note(self, challenges: str) -> bool:
         """Remember what a 401's WWW-Authenticate asks for; False where it is nothing that hpcc can do."""
@@ -44,8 +44,8 @@ class Authorisation:
                     self._challenge = challenge
         return challenge is not None
 
-    def header(self, question: Question, refused: str | None = None) -> dict[str, str]:
-        """The header for a question, by the registry's challenge; never the `refused` token again.
+    def header(self, question: Question, refused: str | None = None, *, push: bool = False) -> dict[str, str]:
+        """The header for a question, by the registry's challenge; never the `refused` token again. push: to write.
 
         Threads wait here for the one that fetches the token. Raises AccessDenied and other RegistryErrors.
         """
@@ -57,13 +57,13 @@ class Authorisation:
                 return {"Authorization": f"Basic {login.basic}"}
             if challenge is None or challenge.scheme != "bearer":
                 return {}
-            key = (question.repository, login is None)
+            key = (question.repository, login is None, push)
             token = self._tokens.get(key)
             if token is None or token.expires < time.monotonic() or refused == f"Bearer {token.value}":
-                token = self._tokens[key] = self._fetch(challenge, question)
+                token = self._tokens[key] = self._fetch(challenge, question, push=push)
             return {"Authorization": f"Bearer {token.value}"}
 
-    def _fetch(self, challenge: Challenge, question: Question) -> Token:
+    def _fetch(self, challenge: Challenge, question: Question, *, push: bool = False) -> Token:
         """Ask the token service that the challenge names, which may be at another host."""
         realm = challenge.parameters.get("realm", "")
         parts = split(realm)
@@ -73,7 +73,7 @@ class Authorisation:
                 f"{host} sends us for a token to {realm[:100]!r}, which is no https address",
                 hint="hpcc gives no password to plain http, unless the registry itself is talked to so (--no-https).",
             )
-        query = token_query(challenge, question.repository)
+        query = token_query(challenge, question.repository, push=push)
         service = question._replace(what=f"token at {parts.hostname}")
         login = question.credentials
         if login is not None and login.identity_token:

@@ -80,16 +80,19 @@ class Transport:
         *,
         query: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
+        data: bytes | None = None,
+        tries: int = TRIES,
     ) -> Response:
         """The answer, whatever its status but 429, after redirects and, where that helps, after more tries.
 
+        `form` or `data` is the body; neither goes to where a redirect leads. tries: 1 for what cannot be asked twice.
         Raises RateLimited, RegistryUnavailable, RegistryError. The caller closes the answer.
         """
-        for attempt in range(TRIES):
-            last = attempt == TRIES - 1
+        for attempt in range(tries):
+            last = attempt == tries - 1
             pause = PAUSE * 2**attempt * random.uniform(0.5, 1.5)
             try:
-                response = self._follow(method, url, headers, query, form, question.name)
+                response = self._follow(method, url, headers, query, form if data is None else data, question.name)
             except Interrupted:
                 if last:
                     raise
@@ -147,7 +150,7 @@ class Transport:
         url: str,
         headers: Mapping[str, str],
         query: Mapping[str, str] | None,
-        form: Mapping[str, str] | None,
+        form: Mapping[str, str] | bytes | None,
         name: str,
     ) -> Response:
         """One request and its redirects; Authorization goes to the origin (scheme, host, port) of `url` alone."""
@@ -172,7 +175,7 @@ class Transport:
         url: str,
         headers: Mapping[str, str],
         query: Mapping[str, str] | None,
-        form: Mapping[str, str] | None,
+        form: Mapping[str, str] | bytes | None,
     ) -> Response:
         connect, answer = self._timeout
         try:

@@ -1,0 +1,109 @@
+"""hpcc push: a SIF to a registry, as it is (oras://). Names and arguments are Apptainer's."""
+
+import hashlib
+import json
+import os
+
+from hpcc.cli import inform
+from hpcc.cli.arguments import Command, Option, parse, usage_error
+from hpcc.cli.sif.opening import opened, pread
+from hpcc.cli.terminal import terminal
+from hpcc.errors import SettingsError, Unknown, UsageError
+from hpcc.progress import Progress
+from hpcc.records import TYPE_CHECKING
+from hpcc.settings import Settings
+from hpcc.sif.load import load
+from hpcc.sitepath import load_site_packages
+
+if TYPE_CHECKING:
+    from hpcc.oci.digest import Digest
+
+COMMAND = Command(
+    "push [OPTIONS] SIF oras://HOST/NAME[:TAG]",
+    "Put a SIF into a registry, as a file: `hpcc push` and `apptainer push` do the same. What the registry has already "
+    "is not sent again.",
+    (
+        Option(("-U", "--allow-unsigned"), "as in Apptainer; oras:// takes unsigned images anyway"),
+        Option(("--docker-login",), "ask for a registry account, for this command alone"),
+        Option(("--no-https", "--nohttps"), "talk plain http to the registry"),
+    ),
+    "hpcc push image.sif oras://ghcr.io/lab/image:1.0",
+)
+CONFIG = "application/vnd.sylabs.sif.config.v1+json"
+LAYER = "application/vnd.sylabs.sif.layer.v1.sif"
+TITLE = "org.opencontainers.image.title"
+_CHUNK = 4 << 20
+
+
+def main(name: str, argv: list[str]) -> int:
+    arguments = parse(COMMAND, argv)
+    if len(arguments.positional) != 2:
+        raise usage_error(COMMAND, "push needs a SIF and where it goes")
+    path, uri = arguments.positional
+    if not uri.startswith("oras://"):
+        if path.startswith("oras://"):
+            raise usage_error(COMMAND, f"the SIF comes before the URI: {uri} {path}")
+        raise Unknown(f"{uri}: hpcc push does not know this place", hint="It pushes to oras://HOST/NAME[:TAG].")
+    load_site_packages()
+    from hpcc.oci.manifest import OCI_MANIFEST
+    from hpcc.oci.reference import Reference
+    from hpcc.registry.upload import Upload
+    from hpcc.sources.docker import connect_itself
+
+    reference = Reference.parse(f"docker://{uri.removeprefix('oras://')}")
+    if reference.digest is not None:
+        raise UsageError(f"{uri}: an image is pushed to a tag, and its digest follows from it", hint="Give NAME:TAG.")
+    settings = Settings.from_environ()
+    if arguments.no_https:
+        settings = settings.replace(nohttps=True)
+    if settings.offline:
+        raise SettingsError(
+            f"hpcc is offline ({settings.origins['offline']}), and pushes nothing", hint="HPCC_OFFLINE=false."
+        )
+    if arguments.docker_login:
+        from hpcc.cli.prompts import ask_login
+
+        login = ask_login(reference.registry)
+        settings = settings.with_login(login.username, login.password)
+    progress = terminal(arguments)
+    with opened(path, load) as (fd, _), connect_itself(reference, settings) as registry:
+        size = os.fstat(fd).st_size
+        digest = _digest(fd, size, progress)
+        upload = Upload(registry, reference.repository)
+        try:
+            progress.stage("Pushing", size)
+            part = progress.part(f"{digest.hex[:12]}", size)
+            sent = upload.blob(digest, size, lambda at, length: pread(fd, length, at), part)
+            config = b"{}"
+            upload.blob(type(digest).of(config), len(config), lambda at, n: config[at : at + n], Progress().part("", 2))
+            document = _manifest(str(digest), size, os.path.basename(path))
+            made = upload.manifest(str(reference.tag), document, OCI_MANIFEST)
+        finally:
+            progress.close()
+    inform(arguments, f"Pushed {path} to oras://{reference.name}:{reference.tag}{'' if sent else ', which had it'}")
+    inform(arguments, f"Its digest is {made}")
+    return 0
+
+
+def _digest(fd: int, size: int, progress: Progress) -> "Digest":
+    from hpcc.oci.digest import Digest
+
+    progress.stage("Reading", size)
+    part, found, at = progress.part("", size), hashlib.sha256(), 0
+    while data := pread(fd, _CHUNK, at):
+        found.update(data)
+        at += len(data)
+        part.advance(len(data))
+    part.finish()
+    return Digest("sha256", found.hexdigest())
+
+
+def _manifest(digest: str, size: int, title: str) -> bytes:
+    """As Apptainer's; the same SIF under the same name is the same manifest."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": CONFIG, "size": 2, "digest": f"sha256:{hashlib.sha256(b'{}').hexdigest()}"},
+        "layers": [{"mediaType": LAYER, "size": size, "digest": digest, "annotations": {TITLE: title}}],
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
