@@ -1,4 +1,4 @@
-"""The site and the man pages, as `make docs` makes them: whole, readable from a disk, and of the code."""
+"""Man pages, the reference and figures, as `make docs` and `make bench` make them."""
 
 import re
 import subprocess
@@ -11,7 +11,6 @@ from hpcc.settings import KEYS
 from tests.support.real import need
 
 ROOT = Path(__file__).resolve().parents[2]
-_OUTSIDE = re.compile(r"""(?:src|href)=["']?(https?:)?//(?!localhost)|url\(["']?https?:|@import""")
 
 
 @pytest.fixture(scope="module")
