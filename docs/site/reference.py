@@ -58,7 +58,8 @@ def _settings() -> str:
     lines = [
         "# Settings\n", _BY,
         "`hpcc config` shows their values, and where each comes from. A variable comes before the user's file",
-        "(`~/.config/hpcc/config.toml`), that before the site's (`/etc/hpcc/config.toml`), whose `[locked]` table\nis final.\n",
+        "(`~/.config/hpcc/config.toml`), that before the site's (`/etc/hpcc/config.toml`), whose table `[locked]`",
+        "is final.\n",
     ]  # fmt: skip
     for name, key in KEYS.items():
         variables = ", ".join(f"`{each}`" for each in (f"HPCC_{name.upper()}", *key.variables))
