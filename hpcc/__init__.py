@@ -2,7 +2,7 @@
 
 import hpcc
 image = hpcc.pull("docker://python:3.12")
-done = image.run(["-c", "print(1)"], compat=True, capture_output=True, text=True)
+done = image.run(["python3", "-c", "print(1)"], compat=True, capture_output=True, text=True)
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any
 
 import material
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "integrations"), str(Path(__file__).parent
 
 import reference  # noqa: E402
 
+_ELSEWHERE = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=['\"]?(?:https?:)?//[^>]*>")
 WORKER = "assets/iframe-worker.js"
 _WORKER = """\
 // A browser starts no worker from a file: of a site on a disk. So it gets the worker's text, from here.
@@ -79,6 +81,13 @@ def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: File
 
     text = re.sub(r"\]\(([^)\s]+)\)", moved, markdown)
     return re.sub(r"<!-- not run: .*? -->\n", "", text)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """PluginError where a page wants something from elsewhere to be shown: it is to be read without a network."""
+    for path in Path(config.site_dir).rglob("*.html"):
+        if found := _ELSEWHERE.search(path.read_text()):
+            raise PluginError(f"{path.relative_to(config.site_dir)} needs the network: {found[0]}")
 
 
 def _workflows() -> list[Path]:

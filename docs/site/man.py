@@ -21,7 +21,8 @@ def man_page(page: Page, known: set[str]) -> str:
     name = page.name.replace(" ", "-")
     about = dict(page.subcommands)
     lines = [
-        f'.TH {name.upper()} 1 "" "hpcc {__version__}" "hpcc"', ".SH NAME", f"{_text(name)} \\- {_text(_sentence(page))}",
+        f'.TH {name.upper()} 1 "" "hpcc {__version__}" "hpcc"',
+        ".SH NAME", f"{_text(name)} \\- {_text(_sentence(page))}",
         ".SH SYNOPSIS", ".B hpcc", _text(page.usage), ".SH DESCRIPTION", _text(page.summary),
     ]  # fmt: skip
     if page.subcommands:

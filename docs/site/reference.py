@@ -58,14 +58,16 @@ def _settings() -> str:
     lines = [
         "# Settings\n", _BY,
         "`hpcc config` shows their values, and where each comes from. A variable comes before the user's file",
-        "(`~/.config/hpcc/config.toml`), that before the site's (`/etc/hpcc/config.toml`), whose table `[locked]` is final.\n",
+        "(`~/.config/hpcc/config.toml`), that before the site's (`/etc/hpcc/config.toml`), whose table `[locked]`",
+        "is final.\n",
     ]  # fmt: skip
     for name, key in KEYS.items():
         variables = ", ".join(f"`{each}`" for each in (f"HPCC_{name.upper()}", *key.variables))
         value = re.sub(r"/var/tmp/hpcc-\d+", "/var/tmp/hpcc-UID", shown(name, defaults)).replace("/home/you", "~")
         more = " What site, user and environment say counts together." if key.adds else ""
         lines.append(
-            f"## {name}\n\n{key.help[0].upper()}{key.help[1:]}.{more}\n\n* variable: {variables}\n* default: `{value}`\n"
+            f"## {name}\n\n{key.help[0].upper()}{key.help[1:]}.{more}\n\n"
+            f"* variable: {variables}\n* default: `{value}`\n"
         )
     return "\n".join(lines)
 
@@ -73,11 +75,11 @@ def _settings() -> str:
 def _exit_codes() -> str:
     rows = [
         "| 0 | done |",
-        "| 1 | a check found something: `doctor`, `cache verify`, `lock --outdated`, `shim status`, … say so in their help |",
+        "| 1 | a check found something: `doctor`, `cache verify`, `lock --outdated`, `shim status`, and others |",
         f"| {errors.EX_TEMPFAIL} | the same command may succeed later, though nobody changes anything |",
         "| 130 | interrupted (Ctrl-C) |",
         f"| {errors.EX_FAILURE} | hpcc itself failed, as Apptainer ends |",
-        "| any other | the payload's own: hpcc *becomes* it; 128 + N where signal N ended it under `--compat` and the like |",
+        "| any other | the payload's own: hpcc *becomes* it; 128 + N where signal N ended it under `--compat` |",
     ]
     classes = [
         each for _, each in inspect.getmembers(errors, inspect.isclass)
@@ -165,7 +167,8 @@ def _member(name: str, node: ast.stmt, tree: ast.Module) -> Iterator[str]:
         yield f"### {name}\n\n```python\n{_signature(node)}\n```\n\n{_prose(ast.get_docstring(node) or '')}\n"
     elif isinstance(node, ast.ClassDef):
         bases = ", ".join(ast.unparse(base) for base in node.bases)
-        yield f"### {name}\n\n```python\nclass {name}{f'({bases})' if bases else ''}\n```\n\n{_prose(ast.get_docstring(node) or '')}\n"
+        yield f"### {name}\n\n```python\nclass {name}{f'({bases})' if bases else ''}\n```\n\n"
+        yield f"{_prose(ast.get_docstring(node) or '')}\n"
         fields = [
             f"* `{ast.unparse(item.target)}: {ast.unparse(item.annotation)}`"
             for item in node.body
@@ -192,7 +195,7 @@ def _signature(node: ast.FunctionDef, owner: str = "") -> str:
 
 
 def _prose(text: str) -> str:
-    """A docstring as Markdown: what is indented, or code, in blocks; words that Markdown would take for its own escaped."""
+    """A docstring as Markdown: what is indented, or code, in blocks; what Markdown would take for its own, escaped."""
     blocks = []
     for part in re.split(r"\n\n+", text):
         if re.match(r"(import|from) \w", part) or part.startswith("    "):

@@ -183,5 +183,13 @@ def inform(arguments: Arguments, text: str) -> None:
 
 
 def say(level: str, text: str) -> None:
-    """One message to stderr, in the form that Apptainer's users know."""
-    sys.stderr.write(f"{level + ':':<9}{text}\n")
+    """One message to stderr, in the form that Apptainer's users know; at a terminal what is longer than a line is
+    indented, so that the words in front can be seen.
+    """
+    head = f"{level + ':':<9}"
+    if len(text) > 71 and "\n" not in text and sys.stderr.isatty():
+        from hpcc.cli.arguments import wrapped
+
+        sys.stderr.write("\n".join(wrapped(text, head, " " * 9)) + "\n")
+    else:
+        sys.stderr.write(f"{head}{text}\n")

@@ -120,7 +120,7 @@ def usage_error(command: Command, message: str) -> UsageError:
 
 def help_text(command: Command) -> str:
     """At most 80 columns."""
-    lines = [f"Usage: hpcc {command.usage}", "", *_wrapped(command.summary, "", ""), "", "Options:"]
+    lines = [f"Usage: hpcc {command.usage}", "", *wrapped(command.summary, "", ""), "", "Options:"]
     own = {name for option in command.options for name in option.names}
     others = (option._replace(names=tuple(name for name in option.names if name not in own)) for option in GLOBAL)
     for option in (*command.options, *others):
@@ -131,10 +131,10 @@ def help_text(command: Command) -> str:
 
 def _two_columns(left: str, right: str) -> list[str]:
     first, rest = f"  {left:<26}", " " * 28
-    return [first.rstrip(), *_wrapped(right, rest, rest)] if len(left) > 24 else _wrapped(right, first, rest)
+    return [first.rstrip(), *wrapped(right, rest, rest)] if len(left) > 24 else wrapped(right, first, rest)
 
 
-def _wrapped(text: str, first: str, rest: str) -> list[str]:
+def wrapped(text: str, first: str, rest: str) -> list[str]:
     """`text` in lines of 80 columns that begin with `first` and then with `rest`; textwrap costs 4 ms."""
     lines, start = [], first
     current = ""

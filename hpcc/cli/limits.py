@@ -31,8 +31,9 @@ COMMAND = Command(
 HUB_PROBE = "docker.io/ratelimitpreview/test"
 """The image that Docker Hub's documentation names for this question."""
 ABOUT = (
-    "A pull is a manifest that is fetched: one or two for each new image, none for what the cache has.\n"
-    "hpcc registry login gives an account's quota; the setting `mirrors` names other places to pull from."
+    "A pull is a manifest that is fetched: one or two for each new image, none for\n"
+    "what the cache has. hpcc registry login gives an account's quota; the setting\n"
+    "`mirrors` names other places to pull from."
 )
 
 

@@ -115,7 +115,7 @@ COMMANDS = {
         "run [OPTIONS] IMAGE [ARG…]",
         "Run what the image is made to run: its ENTRYPOINT with the arguments, or its CMD.",
         _OPTIONS,
-        "hpcc run docker://python:3.12 -c 'print(1)'",
+        "hpcc run docker://python:3.12 python3 -c 'print(1)'",
         stops=True,
     ),
     "shell": Command(

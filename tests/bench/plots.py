@@ -1,4 +1,4 @@
-"""Draw what `make bench` measured: plots.py BENCH.json OUT.svg, hpcc and Apptainer side by side, one panel for each unit.
+"""Draw what `make bench` measured: plots.py BENCH.json OUT.svg, hpcc and Apptainer side by side, a panel for each unit.
 
 Bars are relative to the larger of the two in each row, so that rows of one panel can be compared; figures are written.
 """
