@@ -168,12 +168,12 @@ def start(
     launcher.take(opened)
     held = _held(ops, image, host, settings, share=share)
 
-    def enter() -> None:
-        mount_rootfs(image, rung, host, stage, unpacked, entered=bool(fakeroot))
+    def enter(*, entered: bool = bool(fakeroot)) -> None:
+        mount_rootfs(image, rung, host, stage, unpacked, entered=entered)
 
     if not (
         keep_mounted
-        and rung.root in ("fuse", "squashfuse")
+        and (rung.root in ("fuse", "squashfuse") or held.step)
         and settings.hold_idle > 0
         and _join(image, rung, host, settings, held, launcher, enter)
     ):
@@ -223,15 +223,21 @@ def _become_root(settings: Settings) -> str:
 
 
 def _held(ops: tuple[plan.Op, ...], image: Rootfs, host: Host, settings: Settings, *, share: bool) -> hold.Held:
-    """What a holder of this run is for. Root has no user namespace by which its ranks could be told."""
-    if not share or host.root or not ("SLURM_STEP_ID" in settings.environ or "PMIX_NAMESPACE" in settings.environ):
+    """What a holder of this run is for.
+
+    Root has no user namespace to share, so its ranks do so only where they would have namespaces of their own, and not
+    where they could look through process 1 at the host, by privileges that they keep.
+    """
+    kept = any(isinstance(op, plan.DropPrivileges) and op.kept for op in ops)
+    in_step = "SLURM_STEP_ID" in settings.environ or "PMIX_NAMESPACE" in settings.environ
+    if not share or not in_step or (host.root and kept):
         return hold.Held(image.path, settings.hold_idle)
     from hpcc.runtime.step import step_of
 
     step = step_of(settings.environ)
     own = (kind for op in ops if isinstance(op, plan.Unshare) for kind in op.kinds)
-    kinds = tuple(kind for kind in own if kind in ("pid", "ipc")) if step else ()
-    return hold.Held(image.path, settings.hold_idle, step, kinds)
+    kinds = tuple(sorted(kind for kind in own if kind in ("pid", "ipc"))[::-1]) if step else ()
+    return hold.Held(image.path, settings.hold_idle, step if kinds or not host.root else "", kinds, host.root)
 
 
 def _join(
@@ -241,35 +247,34 @@ def _join(
     settings: Settings,
     held: hold.Held,
     launcher: Launcher,
-    enter: Callable[[], None],
+    enter: Callable[..., None],
 ) -> bool:
     """Enter the held root of the image, started where there is none; False where that did not work out."""
     path = os.path.join(node_directory(settings, "held"), _holder_key(image, rung, host, settings, held))
     hold.touch(path)
     try:
-        first = hold.open_first(path) if held.kinds else None
-        joined = hold.join(path, user_namespace=not host.root)
-        if not joined and hold.start(path, held, enter, (image.fd,)):
-            first = hold.open_first(path) if held.kinds else None
-            joined = hold.join(path, user_namespace=not host.root)
-        if joined and first is not None:
-            launcher.share(first)
+        first = hold.join(path, user_namespace=not host.root)
+        if first is None and hold.start(path, held, enter, (image.fd,) if image.fd >= 0 else ()):
+            first = hold.join(path, user_namespace=not host.root)
     except OSError:  # in its user namespace, which does as well as one of our own, but not with its mounts
         try:
-            mount_rootfs(image, rung, host, os.path.join(settings.node_dir, "stage"), entered=True)
+            enter(entered=True)
         except OSError as error:
             raise RuntimeUnavailable(
                 f"cannot mount {image.path} ({rung.root}): {error.strerror}", hint="--no-hold joins nothing."
             ) from None
         return True
-    if joined:
-        kernel.unshare(kernel.CLONE_NEWNS)
-        stage = os.path.join(settings.node_dir, "stage")
-        if not _answers(f"{stage}/rootfs"):
-            hold.dismiss(path)
-            kernel.unmount(stage)
-            mount_rootfs(image, rung, host, stage, entered=True)
-    return joined
+    if first is None:
+        return False
+    if first >= 0:
+        launcher.share(first)
+    kernel.unshare(kernel.CLONE_NEWNS)
+    stage = os.path.join(settings.node_dir, "stage")
+    if not _answers(f"{stage}/rootfs"):
+        hold.dismiss(path)
+        kernel.unmount(stage)
+        enter(entered=True)
+    return True
 
 
 def _answers(directory: str) -> bool:
@@ -292,5 +297,5 @@ def _holder_key(image: Rootfs, rung: Rung, host: Host, settings: Settings, held:
     with open("/proc/self/mountinfo", "rb") as file:
         mounts = file.read()
     how = (*map(str, rung[:3]), str(host.root), *held.kinds)
-    text = "\0".join((image.identity, *how, job, namespaces)).encode() + mounts
+    text = "\0".join((image.identity or image.path, *how, job, namespaces)).encode() + mounts
     return f"{zlib.crc32(text):08x}{zlib.adler32(text):08x}{zlib.crc32(text[::-1]):08x}"

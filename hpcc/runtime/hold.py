@@ -31,15 +31,19 @@ _LOOK_AGAIN = 5.0  # seconds between two looks whether a step has ranks
 _SERVERS = ("hpcc-squashfs", "squashfuse_ll")
 
 
-def join(path: str, *, user_namespace: bool) -> bool:
-    """Enter the namespaces of the holder at `path`; False where there is none, or where the kernel does not let us.
+def join(path: str, *, user_namespace: bool) -> int | None:
+    """Enter the namespaces of the holder at `path`; None where there is none, or where the kernel does not let us.
 
-    Raises OSError where only the first could be entered, since then there is no way back.
+    What comes back is a descriptor of /proc/<pid> of process 1 of the namespaces that ranks share, -1 where they share
+    none. Raises OSError where only the first could be entered, since then there is no way back.
     """
     holder = _open_holder(path)
     if holder is None:
-        return False
-    return enter_namespaces(holder, (*(("user",) if user_namespace else ()), "mnt"))
+        return None
+    if enter_namespaces(holder.process, (*(("user",) if user_namespace else ()), "mnt")):
+        return holder.first
+    holder.close_first()
+    return None
 
 
 def enter_namespaces(process: int, kinds: tuple[str, ...]) -> bool:
@@ -65,16 +69,6 @@ def enter_namespaces(process: int, kinds: tuple[str, ...]) -> bool:
         for fd in fds:
             os.close(fd)
     return bool(entered)
-
-
-def open_first(path: str) -> int | None:
-    """A descriptor of /proc/<pid> of process 1 of the namespaces that ranks share; None where there is none."""
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            words = file.readline(128).split()
-        return open_process(int(words[2]), words[3])
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 def touch(path: str) -> None:
@@ -107,12 +101,14 @@ class Held(NamedTuple):
     """What a holder is for. about: the image that it holds, for `hpcc instance list --all`. idle: seconds.
 
     step: the name of a step, whose ranks share the namespaces `kinds` (of pid and ipc) as well; "" for none.
+    root: there is no user namespace by which ranks could be told, so kinds are not empty where there is a step.
     """
 
     about: str
     idle: float
     step: str = ""
     kinds: tuple[str, ...] = ()
+    root: bool = False
 
 
 def start(path: str, held: Held, enter: Callable[[], None], keep: tuple[int, ...]) -> bool:
@@ -128,7 +124,8 @@ def start(path: str, held: Held, enter: Callable[[], None], keep: tuple[int, ...
         fcntl.flock(lock, fcntl.LOCK_EX)
         holder = _open_holder(path)
         if holder is not None:
-            os.close(holder)
+            os.close(holder.process)
+            holder.close_first()
             return True
         return _fork_holder(path, held, enter, keep)
     finally:
@@ -166,9 +163,10 @@ def _hold(path: str, held: Held, enter: Callable[[], None], done: int, keep: tup
     for fd in keep:
         os.close(fd)
     name = os.path.basename(path)
-    processes = [os.getpid(), *([_first_of(held.kinds)] if held.kinds else [])]
-    first = " ".join(f"{pid} {start_time(pid)}" for pid in processes)
-    note = os.fsencode(f"{first}\n{held.idle:g} {held.about}")
+    first = _first_of(held.kinds) if held.kinds else 0
+    processes = [os.getpid(), *([first] if first else [])]
+    line = " ".join(f"{pid} {start_time(pid)}" for pid in processes)
+    note = os.fsencode(f"{line}\n{held.idle:g} {held.about}")
     fd = os.open(f"{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=here)
     os.write(fd, note)
     os.close(fd)
@@ -185,7 +183,7 @@ def _hold(path: str, held: Held, enter: Callable[[], None], done: int, keep: tup
         os.close(fd)
         if not mine:
             return
-        if left <= 0 and held.step and _is_joined():
+        if left <= 0 and held.step and (_has_ranks(first, held.kinds[0]) if held.root else _is_joined()):
             time.sleep(_LOOK_AGAIN)
             continue
         if left <= 0:
@@ -223,6 +221,20 @@ def _is_joined() -> bool:
     return False
 
 
+def _has_ranks(first: int, kind: str) -> bool:
+    """Whether a process whose parent is outside is in that namespace of the process `first`: root's ranks."""
+    shared = os.readlink(f"/proc/{first}/ns/{kind}")
+    parents = {}
+    for pid in os.listdir("/proc"):
+        try:
+            if pid.isdigit() and int(pid) != first and os.readlink(f"/proc/{pid}/ns/{kind}") == shared:
+                with open(f"/proc/{pid}/stat", "rb") as file:
+                    parents[int(pid)] = int(file.read(1024).rpartition(b")")[2].split()[1])
+        except (OSError, IndexError):
+            continue
+    return any(parent != first and parent not in parents for parent in parents.values())
+
+
 class Holder(NamedTuple):
     """A process that holds a root: since when nobody has used it, and for how long it then stays (seconds)."""
 
@@ -257,13 +269,34 @@ def holders(directory: str) -> list[Holder]:
     return found
 
 
-def _open_holder(path: str) -> int | None:
-    """A descriptor of the holder's /proc/<pid>, sure to be the holder's; None where it is gone."""
+class _Processes(NamedTuple):
+    """Descriptors of /proc/<pid> of a holder and of its process 1, -1 where it has none."""
+
+    process: int
+    first: int
+
+    def close_first(self) -> None:
+        if self.first >= 0:
+            os.close(self.first)
+
+
+def _open_holder(path: str) -> _Processes | None:
+    """Those of a holder, sure to be its own; None where one is gone.
+
+    The file is read once: who looked for process 1 before the holder would miss it where both came between.
+    """
     try:
         with open(path, encoding="ascii", errors="replace") as file:
-            pid, started = file.readline(128).split()[:2]
-        return open_process(int(pid), started)
-    except (OSError, ValueError):
+            words = file.readline(128).split()
+        process = open_process(int(words[0]), words[1])
+        if process is None or len(words) < 4:
+            return None if process is None else _Processes(process, -1)
+        first = open_process(int(words[2]), words[3])
+        if first is None:
+            os.close(process)
+            return None
+        return _Processes(process, first)
+    except (OSError, ValueError, IndexError):
         return None
 
 

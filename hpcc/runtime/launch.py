@@ -401,6 +401,8 @@ class Launcher:
             if self._dies_with_parent:  # another user's process forgets that
                 kernel.set_parent_death_signal(9)
         os.umask(op.umask)
+        if self._first >= 0:  # other ranks' payloads, which may be hostile, see this process
+            kernel.forbid_tracing()
         kernel.limit_capabilities(op.kept)
         if not op.fakeroot:
             kernel.set_no_new_privs()

@@ -49,9 +49,8 @@ class Step:
 
 
 @pytest.fixture
-def step(plain_user: Person, installed: Installation, open_dir: object) -> Iterator[Step]:
-    home = plain_user.home
-    yield Step(plain_user.at(home), installed, images(), os.getpid() % 100000)
+def step(runs_as: Person, installed: Installation) -> Iterator[Step]:
+    yield Step(runs_as, installed, images(), os.getpid() % 100000)
 
 
 @pytest.mark.parametrize("flags", [(), ("--compat",), ("--containall",), ("--contain", "--pid")], ids=str)
@@ -59,6 +58,7 @@ def test_ranks_share(step: Step, flags: tuple[str, ...]) -> None:
     running, said = step.ranks(*flags)
     users, pids, ipcs, mounts, numbers = (set(column) for column in list(zip(*said, strict=True))[:5])
     assert len(users) == 1 and step.servers() == 1 and len(mounts) == RANKS
+    assert (users == {os.readlink("/proc/self/ns/user")}) == (step.person.uid == 0)
     own_pid = bool(flags)
     assert len(pids) == 1 and (pids == {os.readlink("/proc/self/ns/pid")}) == (not own_pid)
     assert len(ipcs) == 1 and len(numbers) == RANKS, "one would not find the other"

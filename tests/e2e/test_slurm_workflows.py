@@ -49,6 +49,10 @@ def test_mpi(hpcc: Hpcc, docker_registry: DockerRegistry, open_dir: Path) -> Non
     argv = ["--mpi", "pmi2", "-N", "1", "-n", "2"]
     done = hpcc("srun", "--image", image, *argv, "ring", "3", env=env)
     assert done.returncode == 0 and "the token is 3 after 3 rounds" in done.stdout, done.stderr
+    for _ in range(4):  # with an IPC namespace each, half of them would hang
+        four = ["--compat", "--mpi", "pmi2", "-N", "1", "-n", "4", "ring", "20", "65536"]
+        done = hpcc("srun", "--image", image, *four, env=env, timeout=30)
+        assert done.returncode == 0 and "the token is 120 after 20 rounds" in done.stdout, done.stderr
     done = hpcc.slurm.run(["srun", *argv, open_dir / "ring", "3"], hpcc.person)
     assert done.returncode == 0 and "the token is 3 after 3 rounds" in done.stdout, done.stderr
 
