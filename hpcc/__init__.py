@@ -27,12 +27,21 @@ __all__ = [
 ]  # fmt: skip
 
 
-def pull(uri: str, *, arch: str | None = None, settings: Settings | None = None) -> Image:
-    """The image that `uri` names, from the cache or, once, from its registry. Raises HpccError."""
+def pull(
+    uri: str, *, arch: str | None = None, settings: Settings | None = None, progress: Progress | None = None
+) -> Image:
+    """The image that `uri` names, from the cache or, once, from its registry. Raises HpccError.
+
+    `progress` is told how far a pull is; by default there are bars in a notebook, and nothing is said elsewhere.
+    """
     from hpcc.image import open_image
     from hpcc.settings import Settings
 
-    return open_image(uri, settings or Settings.from_environ(), arch=arch)
+    if progress is None:
+        from hpcc.notebook import suited
+
+        progress = suited()
+    return open_image(uri, settings or Settings.from_environ(), arch=arch, progress=progress)
 
 
 def resolve(uri: str, *, settings: Settings | None = None, progress: Progress | None = None) -> str:

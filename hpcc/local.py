@@ -48,6 +48,12 @@ class Image:
     def __repr__(self) -> str:
         return f"<hpcc.Image {self.reference or self.name}>"
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from hpcc.tables import image_html
+
+        return image_html(self)
+
     def run(self, args: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[Any]:
         """`hpcc run`: the image's ENTRYPOINT with `args`, or its CMD. See `execute` for the options."""
         return self._call("run", args, options)

@@ -72,6 +72,12 @@ class Stats(NamedTuple):
     def saved_bytes(self) -> int:
         return sum(max(0, each.users - 1) * each.layers for each in self.images)
 
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        from hpcc.tables import stats_html
+
+        return stats_html(self)
+
 
 def read_stats(caches: Iterable[Cache]) -> Stats:
     """Of these caches together. Never fails for what vanishes or is damaged: that is not counted."""

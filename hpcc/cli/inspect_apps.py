@@ -20,7 +20,7 @@ def apps_of(image: Image, attributes: dict[str, Any]) -> dict[str, dict[str, Any
 
     read = text_reader(image)
     found: dict[str, dict[str, Any]] = {}
-    for name in _names(image):
+    for name in directories_in(image, ROOT):
         texts = {key: read(file_of(name, file)) for key, file in _TEXTS.items()}
         script = file_of(name, "env/90-environment.sh")
         labels = read(file_of(name, "labels.json"))
@@ -32,17 +32,18 @@ def apps_of(image: Image, attributes: dict[str, Any]) -> dict[str, dict[str, Any
     return found
 
 
-def _names(image: Image) -> list[str]:
+def directories_in(image: Image, path: str) -> list[str]:
+    """The names of the directories in a directory of the image, without mounting anything; none where it is none."""
     if image.rootfs.kind == "directory":
         from hpcc.runtime.stage import names_in_root
 
-        return names_in_root(image.path, ROOT)
+        return names_in_root(image.path, path)
     from hpcc.fstree import DIRECTORY
     from hpcc.squashfs.reader import open_squashfs
 
     rootfs = image.rootfs
     squashfs = open_squashfs(lambda at, size: os.pread(rootfs.fd, size, rootfs.offset + at), rootfs.size)
-    top = squashfs.lookup(ROOT.encode())
+    top = squashfs.lookup(path.encode())
     if top is None or top.kind != DIRECTORY:
         return []
     return [

@@ -12,6 +12,8 @@ from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.sitepath import load_site_packages
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from hpcc.cache.layout import Cache
     from hpcc.cache.limits import Standing
     from hpcc.oci.reference import Reference
@@ -58,27 +60,37 @@ def main(name: str, argv: list[str]) -> int:
     settings = Settings.from_environ()
     if arguments.no_https:
         settings = settings.replace(nohttps=True)
-    progress = terminal(arguments)
-    rows = [] if arguments.positional else _remembered(settings)
-    if not (arguments.offline or settings.offline):
-        asked = [_probe(text) for text in arguments.positional] if arguments.positional else [_probe("docker.io")]
-        for reference in asked:
-            try:
-                fresh = _ask(reference, settings)
-            except HpccError as error:
-                if arguments.positional:
-                    raise
-                progress.warning(error.message)
-                continue
-            known = {(row.registry, row.who) for row in fresh}
-            rows = [*fresh, *(row for row in rows if (row.registry, row.who) not in known)]
-    elif arguments.positional:
+    if arguments.positional and (arguments.offline or settings.offline):
         raise usage_error(COMMAND, "offline, only all that the cache remembers can be shown: name no registry")
+    rows = collect(arguments.positional, settings, offline=arguments.offline, warn=terminal(arguments).warning)
     if arguments.json:
         print(json.dumps([row._asdict() for row in rows], indent=1))
         return 0
     _show(rows)
     return 0
+
+
+def collect(
+    named: "Sequence[str]", settings: "Settings", *, offline: bool, warn: "Callable[[str], None]"
+) -> list[Row]:
+    """The registries that are named, by asking them; else what the cache remembers, and Docker Hub unless `offline`.
+
+    HpccError where one that is named does not answer; of Docker Hub that is only told.
+    """
+    rows = [] if named else _remembered(settings)
+    if offline or settings.offline:
+        return rows
+    for reference in [_probe(text) for text in named or ("docker.io",)]:
+        try:
+            fresh = _ask(reference, settings)
+        except HpccError as error:
+            if named:
+                raise
+            warn(error.message)
+            continue
+        known = {(row.registry, row.who) for row in fresh}
+        rows = [*fresh, *(row for row in rows if (row.registry, row.who) not in known)]
+    return rows
 
 
 def _probe(text: str) -> "Reference":
@@ -153,6 +165,14 @@ def _row(standing: "Standing", who: str) -> Row:
     )
 
 
+def told(row: Row) -> "tuple[tuple[Any, Any], str]":
+    """((left, of), window) as people read them."""
+    numbers: tuple[Any, Any] = (row.left, row.limit) if row.limit is not None else ("no", "limit")
+    if row.limit is None and (row.not_before or row.who.startswith("host ")):
+        numbers = ("?", "?")  # it could not be asked
+    return numbers, f"{row.window / 3600:g} h" if row.window else ""
+
+
 def _show(rows: list[Row]) -> None:
     from hpcc.registry.answers import clock
 
@@ -163,10 +183,7 @@ def _show(rows: list[Row]) -> None:
     who = max(16, *(len(row.who) for row in rows))
     print(f"{'REGISTRY':<{width}}  {'WHO IS COUNTED':<{who}}  {'LEFT':>5} {'OF':>5}  WINDOW  AS OF")
     for row in rows:
-        numbers: tuple[Any, ...] = (row.left, row.limit) if row.limit is not None else ("no", "limit")
-        if row.limit is None and (row.not_before or row.who.startswith("host ")):
-            numbers = ("?", "?")  # it could not be asked
-        window = f"{row.window / 3600:g} h" if row.window else ""
+        numbers, window = told(row)
         print(
             f"{row.registry:<{width}}  {row.who:<{who}}  {numbers[0]:>5} {numbers[1]:>5}  "
             f"{window:<6}  {clock(row.seen_at)}"
