@@ -87,9 +87,7 @@ class HPCCCluster(SpecCluster):
         **cluster_options: Any,
     ) -> None:
         n_workers, nthreads = _sizes(n_workers, nthreads)
-        security = Security.temporary() if security is True else (security or Security())
-        if not isinstance(security, Security):
-            raise UsageError(f"security={security!r}: a distributed.Security is wanted, or True for one of its own")
+        security = _security(security)
         if host is None and interface is None:
             host = "127.0.0.1"
         protocol = protocol or ("tls://" if security.require_encryption else "tcp://")
@@ -266,6 +264,21 @@ async def _wrapped(awaiting: Generator[Any, Any, Any]) -> None:
             return awaiting
 
     await _Once()
+
+
+def _security(wanted: Any) -> Security:
+    if wanted is True:
+        try:
+            return Security.temporary()
+        except ImportError:
+            raise explained(
+                UsageError(
+                    "security=True makes certificates by the package cryptography", hint="pip install cryptography"
+                )
+            ) from None
+    if wanted and not isinstance(wanted, Security):
+        raise UsageError(f"security={wanted!r}: a distributed.Security is wanted, or True for one of its own")
+    return wanted or Security()
 
 
 def _sizes(n_workers: int | None, nthreads: int | None) -> tuple[int, int]:

@@ -59,8 +59,8 @@ _LEFT_OUT = ("tests", "include", "benchmarks")
 
 
 def client() -> Installation:
-    """hpcc with its extra `dask`."""
-    return installation.install(("dask",))
+    """hpcc with its extra `dask`, and what `Security.temporary()` needs."""
+    return installation.install(("dask", "sign"))
 
 
 @functools.cache
@@ -75,8 +75,9 @@ def dask_image(more: tuple[str, ...] = (), python: str = "") -> Image:
 
 @functools.cache
 def python_image() -> Image:
-    """One with Python, and without Dask."""
-    return _image(*build_demo_layers().layers[:2], _dask_layer(str(client().python), ()))
+    """One with Python, and the system's libraries that Dask's compiled parts need, but without Dask."""
+    layer = _dask_layer(str(client().python), ("distributed",), packages=False)
+    return _image(*build_demo_layers().layers[:2], layer)
 
 
 @functools.cache
@@ -89,21 +90,21 @@ def _image(*layers: bytes) -> Image:
     return list(layers), config_of(list(layers), config=_CONFIG)
 
 
-def _dask_layer(python: str, distributions: tuple[str, ...]) -> bytes:
+def _dask_layer(python: str, distributions: tuple[str, ...], *, packages: bool = True) -> bytes:
     done = subprocess.run([python, "-c", _LISTING, *distributions], capture_output=True, text=True, check=True)
     used, files, stdlib = json.loads(done.stdout)
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     ours = f"usr/{sys.platlibdir}/{version}"
-    packages = _packages(ours, version)
+    where = _packages(ours, version)
     buffer = io.BytesIO()
     with (
         igzip.open(buffer, "wb", compresslevel=1) as packed,
         tarfile.open(fileobj=packed, mode="w|") as tar,
         tempfile.TemporaryDirectory() as scratch,
     ):
-        for name, path in sorted(files.items()):
+        for name, path in sorted(files.items()) if packages else ():
             if not set(name.split("/")) & set(_LEFT_OUT):
-                tar.add(path, f"{packages}/{name}", recursive=False, filter=_of_root)
+                tar.add(path, f"{where}/{name}", recursive=False, filter=_of_root)
         for path in _system_libraries([path for path in files.values() if path.endswith(".so")]):
             tar.add(os.path.realpath(path), f"usr/lib/{path.partition('/lib/')[2]}", filter=_of_root)
         for number, path in enumerate(used):
