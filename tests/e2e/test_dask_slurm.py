@@ -1,5 +1,6 @@
 """Dask's workers in an image as jobs of a real Slurm of three nodes."""
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ import pytest
 
 from tests.support.daemons import wait_until
 from tests.support.dask import client, dask_image, python_image
-from tests.support.docker_registry import DockerRegistry
+from tests.support.docker_registry import DockerRegistry, make_certificate
 from tests.support.driven import Driven, Raised, owned
 from tests.support.images import marked
 from tests.support.people import SYSTEM_PATH, Person
@@ -157,6 +158,7 @@ def test_a_scheduler_that_goes_away_leaves_no_job(site: Site) -> None:
         ("docker://{host}/nothing:1", "ImageNotFound", "nothing"),
         ("/nowhere/x.sif", "", "/nowhere/x.sif"),
         ("docker://127.0.0.1:9/dask:1", "", "127.0.0.1:9"),
+        ("docker://{host}/python:1", "UnsupportedImage", "has no Dask: ModuleNotFoundError"),
     ],
 )
 def test_a_wrong_image_queues_nothing(site: Site, image: str, kind: str, said: str) -> None:
@@ -225,4 +227,47 @@ with made as runner, Client(runner) as client:
     gets = [path for method, path, _ in site.registry.requests()[before:] if "/blobs/" in path]
     assert len(gets) == len(set(gets))
     assert not [*site.person.home.glob("*.json")]
+    site.nothing_is_left()
+
+
+def test_packages_of_this_environment_and_tls(site: Site) -> None:
+    """An image without Dask gets the client's, and certificates are in a container that has little else of the host."""
+    site.image = f"docker://{site.registry.host}/python:1"
+    directory = site.person.home / "a tls"
+    directory.mkdir()
+    found = make_certificate(directory)
+    for path in (directory, *directory.iterdir()):
+        owned(path, site.person)
+    files = {"tls_ca_file": str(found.ca)}
+    for role in ("scheduler", "worker", "client"):
+        files |= {f"tls_{role}_cert": str(found.certificate), f"tls_{role}_key": str(found.key)}
+    python = site.python()
+    python(f"from distributed import Security; security = Security(require_encryption=True, **{files!r})")
+    more = "security=security, overlay_env=True, compat=True, n_workers=1"
+    python(MAKE.format(image=site.image, nanny=True, more=more))
+    assert python("cluster.scheduler_address").startswith("tls://")
+    assert python("client.submit(sum, [1, 2]).result(timeout=90)") == 3
+    python("client.close(); cluster.close()")
+    site.nothing_is_left()
+
+
+def test_the_command_line(site: Site) -> None:
+    """`dask hpcc cluster --on slurm`: jobs by adapt, for as long as there is work; TERM ends it and them."""
+    path = site.person.home / "cluster.json"
+    words = ["--on", "slurm", "--cores", "1", "--memory", "1 GB", "--adapt", "0:2", "--scheduler-file", path]
+    env = {**site.env, "DASK_JOBQUEUE__SLURM__SCHEDULER_OPTIONS": "{'dashboard_address': ':0'}"}
+    argv = [client().bin / "dask", "hpcc", "cluster", site.image, *words]
+    process = site.person.popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout and process.stdout.readline().startswith("Scheduler at: tcp://")
+        assert site.queue() == []
+        python = site.python()
+        python(f"from distributed import Client; client = Client(scheduler_file={str(path)!r})")
+        assert python("client.submit(sum, [1, 2]).result(timeout=90)") == 3
+        assert len(site.queue()) in (1, 2)
+        python("client.close()")
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+        process.stdout.close()
     site.nothing_is_left()
