@@ -113,7 +113,7 @@ def test_sixteen_workers_cost_one_pull(site: Site) -> None:
 
 
 def test_what_dies_is_made_up_for(site: Site) -> None:
-    """A job that is cancelled, and a worker whose lifetime ends: every task has its result."""
+    """A job that is cancelled: every task has its result. One that scale() ends takes no result with it."""
     python = site.cluster("walltime='00:05:00'", nanny=True)
     assert "--lifetime 270s --lifetime-stagger 15s" in python("cluster.job_script()")
     python("cluster.scale(3); client.wait_for_workers(3, timeout=120)")
@@ -125,7 +125,16 @@ def test_what_dies_is_made_up_for(site: Site) -> None:
     assert python("sum(client.gather(futures))") == sum(range(30))
     assert site.slurm.wait_job(victim).state == "CANCELLED"
     assert wait_until(lambda: python("len(client.scheduler_info(n_workers=-1)['workers'])") == 2, 20)
-    python("cluster.scale(1); cluster.close(); client.close()")
+    count = site.person.home / "count"
+    python(
+        f"def noted(n):\n    open({str(count)!r}, 'a').write('x')\n    return n\nfutures = client.map(noted, range(40))"
+    )
+    assert python("sum(client.gather(futures))") == sum(range(40))
+    python("cluster.scale(1)")
+    assert wait_until(lambda: len(site.queue()) == 1, 30), site.queue()
+    assert python("sum(client.gather(futures))") == sum(range(40))
+    assert count.read_text() == "x" * 40  # a worker that goes hands on what it has: nothing is reckoned again
+    python("cluster.close(); client.close()")
     site.nothing_is_left()
 
 
@@ -241,12 +250,17 @@ def test_packages_of_this_environment_and_tls(site: Site) -> None:
     files = {"tls_ca_file": str(found.ca)}
     for role in ("scheduler", "worker", "client"):
         files |= {f"tls_{role}_cert": str(found.certificate), f"tls_{role}_key": str(found.key)}
+    scratch = site.person.home / "scratch of a job"
+    scratch.mkdir()
+    site.env["TMPDIR"] = str(owned(scratch, site.person))
     python = site.python()
     python(f"from distributed import Security; security = Security(require_encryption=True, **{files!r})")
-    more = "security=security, overlay_env=True, compat=True, n_workers=1"
+    more = "security=security, overlay_env=True, compat=True, n_workers=1, local_directory='$TMPDIR/dask 1'"
     python(MAKE.format(image=site.image, nanny=True, more=more))
     assert python("cluster.scheduler_address").startswith("tls://")
     assert python("client.submit(sum, [1, 2]).result(timeout=90)") == 3
+    [local] = python("client.run(lambda dask_worker: dask_worker.local_directory)").values()
+    assert local.startswith(f"{site.env['TMPDIR']}/dask 1/") and Path(local).is_dir()  # the host's disk, not memory
     python("client.close(); cluster.close()")
     site.nothing_is_left()
 
