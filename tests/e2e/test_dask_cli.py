@@ -116,8 +116,11 @@ def test_a_worker_joins_a_scheduler(desk: Desk) -> None:
         Path(f"/proc/{pid}/cmdline").read_text() for pid in marked(f"{MARK}={desk.mark}") if pid != os.getpid()
     )
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
-    assert wait_until(lambda: not python("client.scheduler_info(n_workers=-1)['workers']"), 10)
+    worker.wait(30)
+    assert wait_until(lambda: python("len(client.scheduler_info(n_workers=-1)['workers'])") == 0, 10)
+    assert wait_until(
+        lambda: not [each for each in marked(f"{MARK}={desk.mark}").values() if "dask_worker" in each], 10
+    )
 
 
 def test_a_cluster_until_its_end(desk: Desk) -> None:
