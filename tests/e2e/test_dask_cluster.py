@@ -224,6 +224,37 @@ def test_what_cannot_be_is_said_by_the_constructor(programs: Programs) -> None:
     assert "missing.sif" in said["later"]
 
 
+def test_a_worker_that_cannot_start_later_is_told_of(of_user: Programs) -> None:
+    """By scale, where nobody waits for it; the cluster goes on, and another try has another chance."""
+    python = of_user.person.home / "python"
+    good, bad = '#!/bin/sh\nexec python3 "$@"\n', "#!/bin/sh\necho 'the disk is full, say' >&2; exit 4\n"
+    said = of_user.run(
+        """
+        import pathlib
+        path, good, bad = sys.argv[2:]
+        python = pathlib.Path(path)
+        python.write_text(good)
+        python.chmod(0o755)
+        with HPCCCluster(image=IMAGE, python=path, **SMALL) as cluster, Client(cluster) as client:
+            python.write_text(bad)
+            cluster.scale(3)
+            until(lambda: cluster.get_logs()["Cluster"])
+            say(log=cluster.get_logs()["Cluster"], left=len(cluster.worker_spec))
+            say(does=client.submit(sum, [1, 2]).result())
+            python.write_text(good)
+            cluster.scale(3)
+            client.wait_for_workers(3, timeout=30)
+            say(then=len(cluster.workers))
+        """,
+        of_user.uri(),
+        str(python),
+        good,
+        bad,
+    )
+    assert "the disk is full, say" in said["log"] and "worker 2 has not started" in said["log"]
+    assert (said["left"], said["does"], said["then"]) == (2, 3, 3)
+
+
 def test_an_image_without_dask_has_the_clients(programs: Programs) -> None:
     prefix = str(dask.client().venv)
     said = programs.run(
