@@ -27,7 +27,7 @@ COMMAND = Command(
         ),
         Option(("--compression",), "of the SIF: gzip (default), gzip:1-12, zstd[:1-22], lz4 or xz", "NAME[:LEVEL]"),
         Option(("--name",), "as workflow engines call it: NAME is a link to the image in the cache", "NAME"),
-        Option(("--on",), "pull and convert in a job, not on this node: slurm:PARTITION", "NAME:PLACE"),
+        Option(("--on",), "pull and convert elsewhere: slurm:PARTITION, dask:ADDRESS", "NAME:PLACE"),
         Option(("--dir",), "the directory for the file; default: $APPTAINER_PULLDIR, else this one", "DIR"),
         *SOURCE_OPTIONS,
     ),

@@ -87,12 +87,10 @@ class HPCCCluster(SpecCluster):
         **cluster_options: Any,
     ) -> None:
         n_workers, nthreads = _sizes(n_workers, nthreads)
-        security = Security.temporary() if security is True else (security or Security())
-        if not isinstance(security, Security):
-            raise UsageError(f"security={security!r}: a distributed.Security is wanted, or True for one of its own")
+        used = _security(security)
         if host is None and interface is None:
             host = "127.0.0.1"
-        protocol = protocol or ("tls://" if security.require_encryption else "tcp://")
+        protocol = protocol or ("tls://" if used.require_encryption else "tcp://")
         self.image: Pinned | None = None  # once it is there
         self.max_restarts = max_restarts
         self._deaths: dict[Any, int] = {}
@@ -114,7 +112,7 @@ class HPCCCluster(SpecCluster):
         self._worker: dict[str, Any] = {
             "nthreads": nthreads,
             "memory_limit": parse_memory_limit(memory_limit, nthreads, nthreads * n_workers or 1, logger=_log),
-            "security": security, "start_timeout": start_timeout, "on_exit": self._on_exit,
+            "security": used, "start_timeout": start_timeout, "on_exit": self._on_exit,
             "worker_options": {
                 "host": host, "interface": interface, "protocol": protocol, "death_timeout": 60,
                 "dashboard": worker_dashboard_address is not None, "dashboard_address": worker_dashboard_address,
@@ -125,20 +123,20 @@ class HPCCCluster(SpecCluster):
             "cls": Scheduler,
             "options": {
                 "host": host, "interface": interface, "protocol": protocol, "port": scheduler_port,
-                "security": security, "dashboard": dashboard_address is not None,
+                "security": used, "dashboard": dashboard_address is not None,
                 "dashboard_address": dashboard_address, **(scheduler_options or {}),
             },
         }  # fmt: skip
         arrivals = Arrivals()
         self._worker["arrivals"] = arrivals
         scheduler["options"]["plugins"] = [*scheduler["options"].get("plugins", ()), arrivals]
-        self._is_prepared = False
+        self._is_prepared = self._is_up = False
         self.status: Status
         if not asynchronous:
             self._prepare()
         worker = {"cls": HPCCWorker, "options": self._worker}
         super().__init__(
-            workers=dict.fromkeys(range(n_workers), worker), scheduler=scheduler, worker=worker, security=security,
+            workers=dict.fromkeys(range(n_workers), worker), scheduler=scheduler, worker=worker, security=used,
             asynchronous=asynchronous, silence_logs=silence_logs, **cluster_options,
         )  # fmt: skip
 
@@ -198,12 +196,22 @@ class HPCCCluster(SpecCluster):
 
     async def _correct_state_internal(self) -> None:
         """With workers that go retired first, so that others take what they hold: SpecCluster names them by what
-        retire_workers takes for addresses, and so ends them with all their results.
+        retire_workers takes for addresses, and so ends them with all their results. A worker that cannot start is an
+        error of the constructor; later on it is told, and not tried again until somebody scales.
         """
         going = [name for name in self.workers if name not in self.worker_spec]
         if going and self.status == Status.running and self.scheduler.status == Status.running:
             await self.scheduler_comm.retire_workers(names=going)
-        await super()._correct_state_internal()
+        try:
+            await super()._correct_state_internal()
+        except HpccError as error:
+            if not self._is_up:
+                raise
+            for name in [name for name, worker in self.workers.items() if worker.status == Status.failed]:
+                self.worker_spec.pop(name, None)
+                del self.workers[name]
+            self._tell(str(error))
+        self._is_up = True
 
     # -- workers that die -------------------------------------------------------------------------------------------
 
@@ -230,12 +238,7 @@ class HPCCCluster(SpecCluster):
             self._tell(f"worker {name} has ended {self._deaths[name]} times, and is not replaced any more: {said}")
             return
         self._tell(f"worker {name} has ended with status {status}, and is replaced: {said}")
-        try:
-            await self._correct_state()
-        except HpccError as error:
-            self.worker_spec.pop(name, None)
-            self.workers.pop(name, None)
-            self._tell(f"it could not be: {error}")
+        await self._correct_state()
 
     def _tell(self, text: str) -> None:
         """To get_logs()["Cluster"], and as a warning."""
@@ -266,6 +269,21 @@ async def _wrapped(awaiting: Generator[Any, Any, Any]) -> None:
             return awaiting
 
     await _Once()
+
+
+def _security(wanted: Any) -> Security:
+    if wanted is True:
+        try:
+            return Security.temporary()
+        except ImportError:
+            raise explained(
+                UsageError(
+                    "security=True makes certificates by the package cryptography", hint="pip install cryptography"
+                )
+            ) from None
+    if wanted and not isinstance(wanted, Security):
+        raise UsageError(f"security={wanted!r}: a distributed.Security is wanted, or True for one of its own")
+    return wanted or Security()
 
 
 def _sizes(n_workers: int | None, nthreads: int | None) -> tuple[int, int]:

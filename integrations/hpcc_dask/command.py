@@ -61,8 +61,8 @@ def container(
 def exec_words(options: Container, sif: str, command: Sequence[str]) -> list[str]:
     """`hpcc exec … SIF command`, good from any directory and with any PATH."""
     flags = {name: getattr(options, name) for name in ("nv", "rocm", "contain", "compat")}
-    binds = [*(f"{quoted(path)}:{quoted(path)}" for path in options.writable), *options.binds]
-    binds += [f"{quoted(path)}:{quoted(path)}:ro" for path in options.libraries]
+    binds = [f"{quoted(path)}:{quoted(path)}:ro" for path in options.libraries]
+    binds += [*options.binds, *(f"{quoted(path)}:{quoted(path)}" for path in options.writable)]  # over what they lie in
     return [*program(), "exec", "--job-env", *option_words({**flags, "bind": binds}), *options.args, "--", sif,
             *command]  # fmt: skip
 

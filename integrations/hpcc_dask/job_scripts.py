@@ -32,7 +32,8 @@ from dask_jobqueue.sge import SGEJob
 from dask_jobqueue.slurm import SLURMJob
 
 from hpcc.errors import UsageError
-from hpcc_dask.command import Container, python_words, variables
+from hpcc_dask.command import Container, python_words, quoted, variables
+from hpcc_dask.images import explained
 from hpcc_dask.walltime import lifetime_words, seconds
 
 _EXPANDED = re.compile(r"(~|\$\w+|\$\{\w+\})(?=/|$)")
@@ -75,7 +76,7 @@ class InImage:
                 container = container._replace(writable=(*container.writable, os.fspath(local)))
         if kwargs.get("security"):
             files, kwargs["security"] = _quoted_security(kwargs["security"])
-            fixed = tuple(f"{each}:{each}:ro" for each in files if not _EXPANDED.match(each))
+            fixed = tuple(f"{quoted(each)}:{quoted(each)}:ro" for each in files if not _EXPANDED.match(each))
             if container.contain or container.compat:
                 container = container._replace(binds=(*container.binds, *fixed))
         extra = [*_words(value("worker_extra_args") or ())]
@@ -89,7 +90,10 @@ class InImage:
     def _lifetime(self, lifetime: Any, walltime: Any) -> list[str]:
         if lifetime != "auto":
             return ["--lifetime", str(lifetime)]
-        limit = seconds(walltime, self.forms) if walltime else None
+        try:
+            limit = seconds(walltime, self.forms) if walltime else None
+        except UsageError as error:
+            raise explained(error) from None
         return [] if limit is None else lifetime_words(limit)
 
     @contextmanager
@@ -143,7 +147,7 @@ def shell_word(path: str) -> str:
 def _words(given: Sequence[str]) -> Iterator[str]:
     """Options of Dask's worker: `--name value` in one string, as its documentation has it, is two words."""
     if isinstance(given, str):
-        raise UsageError(f"worker_extra_args={given!r}: a list of strings is wanted")
+        raise explained(UsageError(f"worker_extra_args={given!r}: a list of strings is wanted"))
     for word in map(str, given):
         option, blank, value = word.partition(" ")
         yield from (option, value) if blank and word.startswith("-") and "=" not in option else (word,)
@@ -152,9 +156,11 @@ def _words(given: Sequence[str]) -> Iterator[str]:
 def _exports(values: Mapping[str, str]) -> Iterator[str]:
     for name, value in values.items():
         if "\n" in value or "\r" in value:
-            raise UsageError(
-                f"env: {name.removeprefix('HPCCENV_')} has more than one line, which not every job script can have",
-                hint="Put it into a file, and bind that.",
+            raise explained(
+                UsageError(
+                    f"env: {name.removeprefix('HPCCENV_')} has more than one line, which not every job script can have",
+                    hint="Put it into a file, and bind that.",
+                )
             )
         yield f"export {name}={shlex.quote(value)}"
 
@@ -171,7 +177,9 @@ def _quoted_security(security: Any) -> tuple[list[str], Any]:
 
 def _require_plain(name: str, value: Any) -> None:
     if value is not None and not _PLAIN.fullmatch(str(value)):
-        raise UsageError(
-            f"{name}={str(value)!r}: it stands in directives of the job's script, which know no quotes",
-            hint="Letters, digits and . _ - / , : = + @ % are good.",
+        raise explained(
+            UsageError(
+                f"{name}={str(value)!r}: it stands in directives of the job's script, which know no quotes",
+                hint="Letters, digits and . _ - / , : = + @ % are good.",
+            )
         )

@@ -14,12 +14,15 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import dask.config
 from dask_jobqueue.htcondor import HTCondorCluster
 from dask_jobqueue.lsf import LSFCluster
 from dask_jobqueue.oar import OARCluster
 from dask_jobqueue.pbs import PBSCluster
 from dask_jobqueue.sge import SGECluster
 from dask_jobqueue.slurm import SLURMCluster
+from distributed.core import Status
+from distributed.deploy.utils import nprocesses_nthreads
 
 from hpcc.progress import SILENT, Progress
 from hpcc.settings import Settings
@@ -38,6 +41,15 @@ class WorkersInImage:
     text as "50m", or False. All others are dask-jobqueue's. An asynchronous cluster pulls when it is awaited, aside
     from the loop.
     """
+
+    job_cls: Any
+    new_spec: Any  # and others of SpecCluster's
+    scale: Any
+    scheduler: Any
+    scheduler_comm: Any
+    status: Any
+    worker_spec: Any
+    workers: Any
 
     def __init__(
         self,
@@ -72,6 +84,7 @@ class WorkersInImage:
         self._later = n_workers if asynchronous else 0
         if not asynchronous:
             self._have_image()
+        kwargs["processes"] = kwargs.get("processes") or _processes(type(self).job_cls, kwargs)
         super().__init__(  # type: ignore[call-arg]
             n_workers=0 if asynchronous else n_workers, image=self.image, asynchronous=asynchronous,
             lifetime=configured("jobqueue.lifetime") if lifetime is None else lifetime, **kwargs,
@@ -86,7 +99,23 @@ class WorkersInImage:
         await super()._start()  # type: ignore[misc]
         if self._later:
             workers, self._later = self._later, 0
-            self.scale(workers)  # type: ignore[attr-defined]
+            self.scale(workers)
+
+    async def _correct_state_internal(self) -> None:
+        """With workers that go retired first, so that others take what they hold: as in cluster.py."""
+        going = [name for name in self.workers if name not in self.worker_spec]
+        names = [f"{name}{suffix}" for name in going for suffix in self.new_spec.get("group", ("",))]
+        if names and self.status == Status.running and self.scheduler.status == Status.running:
+            await self.scheduler_comm.retire_workers(names=names)
+        await super()._correct_state_internal()  # type: ignore[misc]
+
+
+def _processes(job_cls: Any, kwargs: Mapping[str, Any]) -> int:
+    """Workers of a job where nothing is said of them, as dask-jobqueue has it: it then forgets to tell the cluster."""
+    section = f"jobqueue.{kwargs.get('config_name') or job_cls.default_config_name()}"
+    cores = kwargs.get("cores") or dask.config.get(f"{section}.cores", None)
+    configured = dask.config.get(f"{section}.processes", None)
+    return int(configured or (nprocesses_nthreads(cores)[0] if cores else 1))
 
 
 class HPCCSLURMCluster(WorkersInImage, SLURMCluster):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,8 @@ def overlay(environment: str | os.PathLike[str] | bool) -> Overlay | None:
         return None
     if environment is True:
         facts = own_facts()
+        script = os.path.dirname(os.path.abspath(sys.argv[0]))  # what lies beside it is no environment
+        facts = facts._replace(path=tuple(path for path in facts.path if path != script))
     else:
         path = os.path.abspath(os.path.expanduser(os.fspath(environment)))
         python = os.path.join(path, "bin/python3")
@@ -53,7 +56,7 @@ def overlay(environment: str | os.PathLike[str] | bool) -> Overlay | None:
 
 
 def _is_of_packages(path: str, facts: Facts) -> bool:
-    """Not the standard library, which the image's Python has, nor the script's directory, nor an archive."""
+    """Not the standard library, which the image's Python has, nor an archive."""
     inside = os.path.join(facts.stdlib, "")
     return (
         path.startswith("/")

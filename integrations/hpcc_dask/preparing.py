@@ -24,7 +24,7 @@ class Request:
     def __init__(self, who: str, given: Mapping[str, Any], *, settings: Settings | None = None) -> None:
         found = chosen(given)
         if not found["image"]:
-            raise UsageError(f"{who} needs an image", hint='("docker://…"), or hpcc.image in hpcc.yaml.')
+            raise explained(UsageError(f"{who} needs an image", hint='("docker://…"), or hpcc.image in hpcc.yaml.'))
         self.uri: str = found.pop("image")
         self._settings = settings
         self._pull, self._arch, self._preflight = (found.pop(name) for name in ("pull", "arch", "preflight"))

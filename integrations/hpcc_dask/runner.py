@@ -92,9 +92,8 @@ class HPCCRunner(SLURMRunner):
         await self._read(self.scheduler_file)
         name = str(await self.get_worker_name())
         args = ["--scheduler-file", str(self.scheduler_file.resolve()), "--name", name, *self._worker]
-        options = self._container._replace(
-            writable=(*self._container.writable, str(self.scheduler_file.resolve().parent))
-        )
+        found = self._request.container
+        options = found._replace(writable=(*found.writable, str(self.scheduler_file.resolve().parent)))
         sys.stdout.flush()
         sys.stderr.flush()
         words = worker_words(options, sif, WORKER, args)

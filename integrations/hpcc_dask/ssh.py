@@ -7,6 +7,7 @@ from typing import Any
 
 from hpcc.errors import UsageError
 from hpcc_dask.command import python_words, variables
+from hpcc_dask.images import explained
 from hpcc_dask.preparing import Request
 
 
@@ -18,9 +19,11 @@ def remote_python(image: str | None = None, **options: Any) -> str:
     """
     request = Request("remote_python", {"image": image, **options})
     if request.container.env:
-        raise UsageError(
-            "remote_python takes no env: it would stand on the remote hosts' command lines",
-            hint="`export HPCCENV_NAME=…` where ssh starts a shell there, or a file that is bound.",
+        raise explained(
+            UsageError(
+                "remote_python takes no env: it would stand on the remote hosts' command lines",
+                hint="`export HPCCENV_NAME=…` where ssh starts a shell there, or a file that is bound.",
+            )
         )
     words = python_words(request.container, request.prepare().path)
     settings = [f"{name}={shlex.quote(value)}" for name, value in variables(request.container).items()]

@@ -48,7 +48,8 @@ class Arrivals(SchedulerPlugin):
 
     def of(self, name: Any) -> asyncio.Future[str]:
         """The address of the next worker of this name."""
-        return self._awaited.setdefault(str(name), asyncio.get_running_loop().create_future())
+        future = self._awaited[str(name)] = asyncio.get_running_loop().create_future()
+        return future
 
     def add_worker(self, scheduler: Any, worker: str) -> None:
         future = self._awaited.pop(str(scheduler.workers[worker].name), None)

@@ -116,8 +116,11 @@ def test_a_worker_joins_a_scheduler(desk: Desk) -> None:
         Path(f"/proc/{pid}/cmdline").read_text() for pid in marked(f"{MARK}={desk.mark}") if pid != os.getpid()
     )
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
-    assert wait_until(lambda: not python("client.scheduler_info(n_workers=-1)['workers']"), 10)
+    worker.wait(30)
+    assert wait_until(lambda: python("len(client.scheduler_info(n_workers=-1)['workers'])") == 0, 10)
+    assert wait_until(
+        lambda: not [each for each in marked(f"{MARK}={desk.mark}").values() if "dask_worker" in each], 10
+    )
 
 
 def test_a_cluster_until_its_end(desk: Desk) -> None:
@@ -228,6 +231,35 @@ found = asyncio.run(make())
 """)
     value, workers, _, address = python("found")
     assert (value, workers) == (3, 1) and address.startswith("tcp://")
+
+
+# -- other queues ------------------------------------------------------------------------------------------------------
+
+
+def test_clusters_of_other_queues(desk: Desk) -> None:
+    """Each is made, with the image pinned, and says what it would submit: there are no such queues here."""
+    python = desk.python()
+    python(f"""
+import hpcc_dask, re
+def script(queue, **more):
+    made = getattr(hpcc_dask, f"HPCC{{queue}}Cluster")
+    with made({desk.image!r}, cores=2, processes=1, memory="1 GiB", name="a-name", env={{"A": "$B"}}, **more,
+              scheduler_options={{"dashboard_address": ":0"}}) as cluster:
+        return cluster.job_script()
+""")
+    for queue, more, directive in (
+        ("PBS", "account='x'", "#PBS -A x"),
+        ("LSF", "project='x'", '#BSUB -P "x"'),
+        ("SGE", "project='x'", "#$ -P x"),
+        ("OAR", "project='x', memory_per_core_property_name='not_applicable'", "#OAR --project x"),
+        ("HTCondor", "disk='1 GiB'", "RequestCpus = MY.DaskWorkerCores"),
+    ):
+        text = python(f"script({queue!r}, {more})")
+        assert directive in text.splitlines(), text
+        run = r"exec \S+/hpcc exec --job-env -- \S+/cache/sif-v1/\S+\.sif python3 -m distributed"
+        assert re.search(rf"export HPCCENV_A='+\$(\(DOLLAR\))?B'+(;|\n)\s*{run}", text), text
+    with pytest.raises(Raised, match="job_name='a b'"):
+        python("script('PBS', job_name='a b')")
 
 
 # -- ssh ---------------------------------------------------------------------------------------------------------------

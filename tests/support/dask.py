@@ -16,15 +16,22 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
 from py_compile import PycInvalidationMode, compile
 from typing import Any
+from uuid import uuid4
 
 from isal import igzip
 
 from hpcc.cli.demo_image import build_demo_layers
+from hpcc.registry.fake import FakeRegistry
 from tests.support import installation
+from tests.support.images import marked
 from tests.support.installation import Installation
+from tests.support.people import Person
 from tests.support.pulls import config_of
 from tests.support.real import need
 
@@ -58,9 +65,36 @@ print(json.dumps([used, files, stdlib]))
 _LEFT_OUT = ("tests", "include", "benchmarks")
 
 
+MARK = "DASK_HPCC_TEST_MARK"  # as it begins with DASK_, it is in a clean environment, too
+_BEGIN = """\
+import json, os, signal, subprocess, sys, time
+from distributed import Client, LocalCluster
+import hpcc, hpcc_dask
+from hpcc_dask import HPCCCluster
+SMALL = {"n_workers": 2, "nthreads": 1, "memory_limit": "400MB", "dashboard_address": ":0"}
+ONE = {**SMALL, "n_workers": 1, "processes": True, "threads_per_worker": 1}
+ONE.pop("nthreads")
+IMAGE = sys.argv[1]
+
+def say(**what):
+    print("\\n" + json.dumps(what), flush=True)
+
+def until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it has not come to be"
+        time.sleep(0.05)
+
+def inside(_=None):
+    return os.environ.get("HPCC_CONTAINER", "")
+
+def main():
+"""
+
+
 def client() -> Installation:
-    """hpcc with its extra `dask`."""
-    return installation.install(("dask",))
+    """hpcc with its extra `dask`, and what `Security.temporary()` needs."""
+    return installation.install(("dask", "sign"))
 
 
 @functools.cache
@@ -75,8 +109,9 @@ def dask_image(more: tuple[str, ...] = (), python: str = "") -> Image:
 
 @functools.cache
 def python_image() -> Image:
-    """One with Python, and without Dask."""
-    return _image(*build_demo_layers().layers[:2], _dask_layer(str(client().python), ()))
+    """One with Python, and the system's libraries that Dask's compiled parts need, but without Dask."""
+    layer = _dask_layer(str(client().python), ("distributed",), packages=False)
+    return _image(*build_demo_layers().layers[:2], layer)
 
 
 @functools.cache
@@ -89,21 +124,21 @@ def _image(*layers: bytes) -> Image:
     return list(layers), config_of(list(layers), config=_CONFIG)
 
 
-def _dask_layer(python: str, distributions: tuple[str, ...]) -> bytes:
+def _dask_layer(python: str, distributions: tuple[str, ...], *, packages: bool = True) -> bytes:
     done = subprocess.run([python, "-c", _LISTING, *distributions], capture_output=True, text=True, check=True)
     used, files, stdlib = json.loads(done.stdout)
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     ours = f"usr/{sys.platlibdir}/{version}"
-    packages = _packages(ours, version)
+    where = _packages(ours, version)
     buffer = io.BytesIO()
     with (
         igzip.open(buffer, "wb", compresslevel=1) as packed,
         tarfile.open(fileobj=packed, mode="w|") as tar,
         tempfile.TemporaryDirectory() as scratch,
     ):
-        for name, path in sorted(files.items()):
+        for name, path in sorted(files.items()) if packages else ():
             if not set(name.split("/")) & set(_LEFT_OUT):
-                tar.add(path, f"{packages}/{name}", recursive=False, filter=_of_root)
+                tar.add(path, f"{where}/{name}", recursive=False, filter=_of_root)
         for path in _system_libraries([path for path in files.values() if path.endswith(".so")]):
             tar.add(os.path.realpath(path), f"usr/lib/{path.partition('/lib/')[2]}", filter=_of_root)
         for number, path in enumerate(used):
@@ -134,3 +169,49 @@ def _of_root(info: tarfile.TarInfo) -> tarfile.TarInfo:
     info.uname = info.gname = "root"
     info.mode = 0o755 if info.mode & 0o111 else 0o644
     return info
+
+
+class Programs:
+    """Python programs of a person's, with hpcc and Dask, and what they leave behind."""
+
+    def __init__(self, person: Person, registry: FakeRegistry | None = None) -> None:
+        self.person, self.mark = person, uuid4().hex
+        self.registry = registry or FakeRegistry()
+        self.env = {"HPCC_INSECURE": self.registry.host, "HPCC_HOLD_IDLE": "0", MARK: self.mark}
+
+    def uri(self, name: str = "dask") -> str:
+        return f"docker://{self.registry.host}/lab/{name}:1"
+
+    def argv(self, body: str, *args: str) -> list[str]:
+        path = self.person.home / f"program-{uuid4().hex[:8]}.py"
+        path.write_text(
+            _BEGIN + textwrap.indent(textwrap.dedent(body), "    ") + '\nif __name__ == "__main__": main()\n'
+        )
+        path.chmod(0o644)
+        return [str(client().python), str(path), *(args or (self.uri(),))]
+
+    def run(self, body: str, *args: str, **env: str) -> dict[str, Any]:
+        """What the program said; it has ended well, and nothing of it runs any more."""
+        done = self.person.run(self.argv(body, *args), env={**self.env, **env}, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert self.nothing_is_left(), marked(self.mark)
+        return self.said(done.stdout)
+
+    def said(self, text: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for line in text.splitlines():
+            if line.startswith("{"):
+                found |= json.loads(line)
+        return found
+
+    def nothing_is_left(self, seconds: float = 10) -> bool:
+        return wait_until(lambda: not marked(self.mark), seconds)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True

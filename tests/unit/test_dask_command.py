@@ -21,8 +21,8 @@ def test_all_options_stand_before_the_image() -> None:
     )  # fmt: skip
     words = python_words(options, "-x.sif")
     assert words[words.index("exec") :] == [
-        "exec", "--job-env", "--nv", "--contain", "--compat", "--bind", "/tmp/a\\,b:/tmp/a\\,b", "--bind",
-        "/data:/mnt:ro", "--bind", "/v\\:1/lib:/v\\:1/lib:ro", "--pwd", "/", "--", "-x.sif", "/opt/python",
+        "exec", "--job-env", "--nv", "--contain", "--compat", "--bind", "/v\\:1/lib:/v\\:1/lib:ro", "--bind",
+        "/data:/mnt:ro", "--bind", "/tmp/a\\,b:/tmp/a\\,b", "--pwd", "/", "--", "-x.sif", "/opt/python",
     ]  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def test_each_word_arrives_as_it_was_given(queue: str, said: Path) -> None:
     at = words.index("--")
     assert words[at + 1 : at + 6] == [f"/images/{EVIL}.sif", "python3", "-m", "distributed.cli.dask_worker", SCHEDULER]
     assert words[:2] == ["exec", "--job-env"] and "--contain" in words[:at]
-    assert [words[i + 1] for i in range(at) if words[i] == "--bind"][-1] == f"/{EVIL}:/mnt"
+    assert [words[i + 1] for i in range(at) if words[i] == "--bind"][0] == f"/{EVIL}:/mnt"
     assert words[at - 2 : at] == ["--cwd", EVIL]
     worker = words[at + 6 :]
     assert worker[:4] == ["--name", "w-0", "--nthreads", "1"]
@@ -104,15 +104,15 @@ def test_what_a_shell_expands(path: str, word: str) -> None:
 
 
 def test_certificates_of_tls(said: Path) -> None:
-    files = {"tls_ca_file": "/tls/a b.pem", "tls_worker_cert": "/tls/c'.pem", "tls_worker_key": "$SCRATCH/k.pem"}
+    files = {"tls_ca_file": "/tls/a b,c.pem", "tls_worker_cert": "/tls/c'.pem", "tls_worker_key": "$SCRATCH/k.pem"}
     security = Security(require_encryption=True, **files)
     words, _ = run("pbs", job("pbs", {"contain": True}, security=security, protocol="tls://").job_script(), said)
     pairs = {words[i]: words[i + 1] for i in range(len(words) - 1)}
-    assert pairs["--tls-ca-file"], pairs["--tls-cert"] == ("/tls/a b.pem", "/tls/c'.pem")
+    assert (pairs["--tls-ca-file"], pairs["--tls-cert"]) == ("/tls/a b,c.pem", "/tls/c'.pem")
     assert pairs["--tls-key"] == "/scratch/job 7/k.pem" and pairs["--protocol"] == "tls://"
     binds = [words[i + 1] for i in range(len(words)) if words[i] == "--bind"]
-    assert binds == ["/tls/a b.pem:/tls/a b.pem:ro", "/tls/c'.pem:/tls/c'.pem:ro"]
-    assert security.tls_ca_file == "/tls/a b.pem"  # the caller's is as it was
+    assert binds == ["/tls/a b\\,c.pem:/tls/a b\\,c.pem:ro", "/tls/c'.pem:/tls/c'.pem:ro"]
+    assert security.tls_ca_file == "/tls/a b,c.pem"  # the caller's is as it was
 
 
 def test_a_script_is_the_job_itself(said: Path) -> None:
@@ -146,8 +146,9 @@ def test_others_cannot_read_a_script() -> None:
     ],
 )
 def test_what_no_script_can_have(kwargs: dict[str, Any], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(message)):
+    with pytest.raises(UsageError, match=re.escape(message)) as raised:
         job("slurm", options, **kwargs)
+    assert raised.value.hint == "".join(getattr(raised.value, "__notes__", ()))  # shown below it in Python
     assert not os.path.exists("/a b")
 
 
