@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 COMMANDS = {
+    "build": ("build", "build an image from a definition file, a Dockerfile or an image"),
     "cache": ("cache", "list and clean the cache of images"),
     "config": ("config", "show all settings and where each comes from"),
     "demo": ("demo", "try everything, offline, in a minute"),
@@ -27,12 +28,15 @@ COMMANDS = {
     "lock": ("lock", "pin tags to digests, in hpcc.lock"),
     "overlay": ("overlay", "make an ext3 image to be an overlay of containers"),
     "pull": ("pull", "fetch an image from a registry into a SIF file"),
+    "recipe": ("recipe", "a Dockerfile as a definition file"),
     "registry": ("registry", "log in to registries, log out, and list the logins"),
     "remote": ("registry", "the same as registry"),
     "run": ("run", "run what the image is made to run"),
+    "run-help": ("run_help", "show what an image says of its use"),
     "shell": ("run", "open a shell in an image"),
     "shim": ("shim", "stand in for apptainer where scripts call it by name"),
     "sif": ("sif", "list what is in a SIF file, and change it"),
+    "test": ("run", "run the test that an image brings along"),
 }
 """Name -> (module in hpcc.cli, what it does)."""
 
