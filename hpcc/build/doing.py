@@ -111,13 +111,13 @@ def build(
     image = open_image(spec, settings, arch=options.arch, progress=progress)
     owners = options.fakeroot or inside.owners == "all"
     if options.sandbox:
-        with _new_directory(target, options, inside, cleanup=True) as path:
+        with _new_directory(target, options, inside, progress) as path:
             unpack_image(image, path, inside, owners=owners, progress=progress)
         return
     if image.sif is not None:
         copy_image(image, target, replace=options.force)
         return
-    with work_directory(node_directory(settings, "build"), PREFIX, inside) as work:
+    with work_directory(node_directory(settings, "build"), PREFIX, inside, progress) as work:
         root = image.rootfs.path
         if image.rootfs.kind != "directory":
             root = f"{work.path}/0"
@@ -135,7 +135,7 @@ def _build_definition(
     target: str, definition: Definition, options: Options, settings: Settings, inside: Inside, progress: Progress
 ) -> None:
     update = options.update and options.sandbox and os.path.isdir(target)
-    with _work(target, options, settings, inside) as work:
+    with _work(target, options, settings, inside, progress) as work:
         builder = Builder(settings, options, inside, work, progress)
         built = builder.build(definition.stages, os.path.abspath(target) if update else "")
         about = About(
@@ -175,13 +175,15 @@ def _objects(text: bytes, attributes: bytes) -> list[tuple[int, str, bytes]]:
 # -- where it is made --------------------------------------------------------------------------------------------------
 
 
-def _work(target: str, options: Options, settings: Settings, inside: Inside) -> AbstractContextManager[Work]:
+def _work(
+    target: str, options: Options, settings: Settings, inside: Inside, progress: Progress
+) -> AbstractContextManager[Work]:
     """A work directory: of a sandbox beside it, so that it can be renamed; of a SIF on this node's own disk."""
     if options.sandbox:
         directory, name = os.path.split(os.path.abspath(target))
-        return work_directory(directory, f".{name}.build-", inside, keep=not options.cleanup)
+        return work_directory(directory, f".{name}.build-", inside, progress, keep=not options.cleanup)
     parent = temporary_directory(settings.environ) or node_directory(settings, "build")
-    return work_directory(parent, PREFIX, inside, keep=not options.cleanup)
+    return work_directory(parent, PREFIX, inside, progress, keep=not options.cleanup)
 
 
 def temporary_directory(environ: Mapping[str, str]) -> str:
@@ -191,10 +193,10 @@ def temporary_directory(environ: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def _new_directory(target: str, options: Options, inside: Inside, *, cleanup: bool) -> Iterator[str]:
+def _new_directory(target: str, options: Options, inside: Inside, progress: Progress) -> Iterator[str]:
     """A path beside `target` that becomes it once the block has ended well."""
     directory, name = os.path.split(os.path.abspath(target))
-    with work_directory(directory, f".{name}.build-", inside, keep=not cleanup) as work:
+    with work_directory(directory, f".{name}.build-", inside, progress, keep=not options.cleanup) as work:
         yield f"{work.path}/0"
         _put_directory(f"{work.path}/0", target, inside, replace=options.force)
 

@@ -70,6 +70,8 @@ class Inside:
             elif what == "wrote":
                 self._progress.wrote(value)
             elif number == wanted and what == "done":
+                if part is not None:
+                    part.finish()
                 return value
             elif number == wanted and what == "failed":  # of a call that was interrupted nobody waits for the end
                 if isinstance(value, OSError) and not isinstance(value, HpccError):

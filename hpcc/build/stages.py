@@ -199,7 +199,7 @@ class Builder:
         made: list[Known] = []
 
         def make(path: str) -> None:
-            made.append(self._inside.call(pack_squashfs, root, path, self.how, progress=None))
+            made.append(self._inside.call(pack_squashfs, root, path, self.how, progress=SILENT))
 
         limits = store.Limits(self._settings.node_days, self._settings.node_size)
         path = store.obtain(node_directory(self._settings, "builds-v1"), key, make, limits, 0, "keep a stage")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from hpcc.build.inside import Inside
 from hpcc.build.unpack import remove_tree
 from hpcc.errors import CacheError, place_hint
+from hpcc.progress import Progress
 from hpcc.records import NamedTuple
 
 
@@ -24,7 +25,9 @@ class Work(NamedTuple):
 
 
 @contextmanager
-def work_directory(parent: str, prefix: str, inside: Inside, *, keep: bool = False) -> Iterator[Work]:
+def work_directory(
+    parent: str, prefix: str, inside: Inside, progress: Progress, *, keep: bool = False
+) -> Iterator[Work]:
     """A new directory, removed afterwards, but kept where the block failed and `keep` is set.
 
     What dead builds have left beside it under the same prefix is removed first. CacheError.
@@ -42,7 +45,10 @@ def work_directory(parent: str, prefix: str, inside: Inside, *, keep: bool = Fal
         failed = False
     finally:
         os.close(lock)
-        if not (failed and keep):
+        if failed and keep:
+            os.unlink(f"{path}/lock")  # so that the next build leaves it alone
+            progress.warning(f"{path} is kept, as --no-cleanup wants it")
+        else:
             inside.call(remove_tree, path)
 
 

@@ -169,7 +169,7 @@ def _app_name(head: _Line, key: str, arguments: str, name: str) -> tuple[str, st
     app, _, rest = arguments.partition(" ")
     if not _APP.fullmatch(app):
         raise InvalidDefinition(
-            f"{_Where(name, head.number, len(key) + 2)}: %{key} needs the name of an app"
+            f"{_Where(name, head.number, len(key) + 3)}: %{key} needs the name of an app"
             + (f", which {app!r} cannot be" if app else ""),
             hint=f"%{key} myapp",
         )

@@ -215,8 +215,8 @@ class _Translator:
             self._stages.insert(len(self._stages) - 1, _Stage(source_stage, source_stage))
         if not target.startswith("/"):
             target = posixpath.join(stage.directory or "/", target)
-        if len(sources) > 1 or target.endswith("/."):
-            target = target.removesuffix(".").rstrip("/") + "/"
+        into = len(sources) > 1 or target.endswith(("/", "/."))
+        target = posixpath.normpath(target).rstrip("/") + "/" * into
         for path in sources:
             if path.startswith(("http://", "https://", "git@")):
                 self._warn(each, f"{each.name} {path}: %files copies no URL; fetch it in %post")
