@@ -75,7 +75,7 @@ def _prepare_apps(root: Root, stage: Stage) -> None:
             if script := sections.get(section):
                 root.write(f"{top}/scif/{file}", script.executable().encode(), 0o755)
         if script := sections.get("apphelp"):
-            root.write(f"{top}/scif/runscript.help", script.text.encode())
+            root.write(f"{top}/scif/runscript.help", f"{script.text}\n".encode("utf-8", "surrogateescape"))
     if stage.apps:
         apps = root.directories("/scif/apps")
         root.write(f"{TOP}/env/94-appsbase.sh", scripts.apps_base(apps).encode(), 0o755)
@@ -93,10 +93,13 @@ def complete(path: str, stage: Stage, about: About) -> tuple[bytes, list[str]]:
     if not stage.section("runscript") and stage.header.get("includecmd"):
         root.write(f"{TOP}/runscript", _command(about.commands[1]), 0o755)
     if (script := stage.section("help")) and about.wants("help"):
-        root.write(f"{TOP}/runscript.help", script.text.encode("utf-8", "surrogateescape"))
+        root.write(f"{TOP}/runscript.help", f"{script.text}\n".encode("utf-8", "surrogateescape"))
     if (script := stage.section("environment")) and about.wants("environment"):
-        text = scripts.environment(script.text)
-        root.write(f"{TOP}/env/90-environment.sh", text.encode("utf-8", "surrogateescape"), 0o755)
+        # Behind what the base says, as Apptainer has it.
+        file = f"{TOP}/env/90-environment.sh"
+        base = root.read(file) or b"#!/bin/sh\n"
+        text = f"\n{script.text.rstrip()}\n".encode("utf-8", "surrogateescape")
+        root.write(file, base if base.endswith(text) else base.rstrip(b"\n") + b"\n" + text, 0o755)
     before = root.read(f"{TOP}/Singularity")
     if before is not None and before != about.text.encode("utf-8", "surrogateescape"):
         number = len(root.names(f"{TOP}/bootstrap_history"))

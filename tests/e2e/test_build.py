@@ -129,8 +129,8 @@ def test_everything_of_a_definition_file(builder: Builder) -> None:
         "of setup\nof post\nnoted\nB\n"
     )
     assert builder.ok("test", "x.sif") == "tested hello  there\n"
-    assert builder.ok("run-help", "x.sif") == "    This helps.\n"
-    assert builder.ok("run-help", "--app", "foo", "x.sif") == "    foo helps\n"
+    assert builder.ok("run-help", "x.sif") == "    This helps.\n\n"
+    assert builder.ok("run-help", "--app", "foo", "x.sif") == "    foo helps\n\n"
     assert builder.ok("run", "--app", "foo", "x.sif") == "app foo more\n"
     assert builder.ok("exec", "--app", "foo", "x.sif", "cat", "/scif/apps/foo/bin/marker") == "installed\n"
     # owners and modes of the image are kept without root
