@@ -41,6 +41,10 @@ class InvalidReference(HpccError, ValueError):
     """An image reference or digest does not parse."""
 
 
+class InvalidDefinition(HpccError, ValueError):
+    """A definition file or Dockerfile does not parse; the message begins with FILE:LINE:COLUMN."""
+
+
 class InvalidImage(HpccError, ValueError):
     """Bytes that are not what their format says: a layer, manifest, SquashFS or SIF."""
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 COMMANDS = {
+    "build": ("build", "build an image from a definition file, a Dockerfile or an image"),
     "cache": ("cache", "list and clean the cache of images"),
     "completion": ("completion", "print what a shell needs to complete words of hpcc"),
     "config": ("config", "show all settings and where each comes from"),
@@ -30,13 +31,16 @@ COMMANDS = {
     "overlay": ("overlay", "make an ext3 image to be an overlay of containers"),
     "pull": ("pull", "fetch an image from a registry into a SIF file"),
     "push": ("push", "put a SIF file into a registry"),
+    "recipe": ("recipe", "a Dockerfile as a definition file"),
     "registry": ("registry", "log in to registries, log out, and list the logins"),
     "remote": ("registry", "the same as registry"),
     "run": ("run", "run what the image is made to run"),
+    "run-help": ("run_help", "show what an image says of its use"),
     "shell": ("run", "open a shell in an image"),
     "shim": ("shim", "stand in for apptainer where scripts call it by name"),
     "sif": ("sif", "list what is in a SIF file, and change it"),
     "sign": ("sign", "put a digital signature on a SIF file"),
+    "test": ("run", "run the test that an image brings along"),
     "verify": ("verify", "verify the signatures of a SIF file"),
 }
 """Name -> (module in hpcc.cli, what it does)."""

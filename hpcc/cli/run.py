@@ -125,6 +125,13 @@ COMMANDS = {
         "hpcc shell docker://debian:12",
         stops=True,
     ),
+    "test": Command(
+        "test [OPTIONS] IMAGE [ARG…]",
+        "Run the test that an image brings along, as %test of a definition file.",
+        _OPTIONS,
+        "hpcc test tools.sif",
+        stops=True,
+    ),
 }
 
 

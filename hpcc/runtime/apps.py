@@ -32,6 +32,19 @@ def file_of(app: str, name: str) -> str:
     return f"{ROOT}/{app}/scif/{name}"
 
 
+def test_command(app: str) -> tuple[str, ...]:
+    """What `test` executes: the test of the app, which must have one, or of the image, which need not."""
+    if app:
+        return (file_of(app, "test"),)
+    path = "/.singularity.d/test"
+    return (
+        "/bin/sh",
+        "-c",
+        f'[ -x {path} ] || {{ echo "No test found in container" >&2; exit 0; }}; exec {path} "$@"',
+        "test",
+    )
+
+
 def app_variables(app: str) -> dict[str, str]:
     """What tells the image's scripts, and the payload, which app it is."""
     return {"APPTAINER_APPNAME": app, "SINGULARITY_APPNAME": app}

@@ -380,6 +380,10 @@ def _argv(config: RunConfig, command: str, arguments: tuple[str, ...], shell: st
         return arguments
     if command == "shell":
         return (shell, *arguments) if shell else ("", *arguments)
+    if command == "test":
+        from hpcc.runtime.apps import test_command
+
+        return (*test_command(app), *arguments)
     if app and command == "run":
         from hpcc.runtime.apps import file_of
 

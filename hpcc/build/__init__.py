@@ -1,0 +1,1 @@
+"""Definition files, Dockerfiles and images to a SIF or a sandbox."""

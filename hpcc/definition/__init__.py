@@ -1,0 +1,1 @@
+"""Definition files: what they say. Pure."""
