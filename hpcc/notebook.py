@@ -30,11 +30,10 @@ def _display() -> Callable[[str, str], Any] | None:
     """What shows (html, text) and gives a handle that replaces it; None where this is no notebook."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
-    if shell is None or getattr(shell, "kernel", None) is None:
+    if ipython is None or shell is None or getattr(shell, "kernel", None) is None:
         return None
-    from IPython.display import display  # type: ignore[attr-defined,unused-ignore]
-
-    return lambda html, text: display({"text/html": html, "text/plain": text}, raw=True, display_id=True)
+    display: Any = ipython.display
+    return lambda html, text: display.display({"text/html": html, "text/plain": text}, raw=True, display_id=True)
 
 
 class Bars(Progress):
