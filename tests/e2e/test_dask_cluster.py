@@ -85,7 +85,8 @@ def test_scale_adapt_and_what_is_shown(programs: Programs) -> None:
 
 def test_a_worker_that_is_killed_is_replaced_to_a_bound(programs: Programs) -> None:
     said = programs.run("""
-        with HPCCCluster(image=IMAGE, max_restarts=1, **SMALL) as cluster, Client(cluster) as client:
+        how = {"compat": os.getuid() != 0, "max_restarts": 1}
+        with HPCCCluster(image=IMAGE, **how, **SMALL) as cluster, Client(cluster) as client:
             futures = client.map(lambda x: time.sleep(0.2) or x * x, range(20), pure=False)
             time.sleep(0.5)
             first = cluster.workers[0].pid
@@ -253,6 +254,29 @@ def test_a_worker_that_cannot_start_later_is_told_of(of_user: Programs) -> None:
     )
     assert "the disk is full, say" in said["log"] and "worker 2 has not started" in said["log"]
     assert (said["left"], said["does"], said["then"]) == (2, 3, 3)
+
+
+def test_an_image_is_asked_once_about_its_python(of_user: Programs) -> None:
+    """An answer that was good is remembered on the node; other options are another question."""
+    python, asked = of_user.person.home / "python", of_user.person.home / "asked"
+    python.write_text(f'#!/bin/sh\necho >> {asked}; exec python3 "$@"\n')
+    python.chmod(0o755)
+    said = of_user.run(
+        """
+        from hpcc_dask.command import container
+        from hpcc_dask.images import pin
+        from hpcc_dask.preflight import check
+        image, asked = pin(IMAGE), []
+        for env in ({}, {}, {"A": "1"}, {"A": "1"}):
+            check(image, container(python=sys.argv[2], env=env))
+            asked.append(len(open(sys.argv[3]).readlines()))
+        say(asked=asked)
+        """,
+        of_user.uri(),
+        str(python),
+        str(asked),
+    )
+    assert said["asked"] == [1, 1, 2, 2]
 
 
 def test_an_image_without_dask_has_the_clients(programs: Programs) -> None:

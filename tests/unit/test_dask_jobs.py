@@ -77,7 +77,7 @@ def test_each_word_arrives_as_it_was_given(queue: str, said: Path) -> None:
     at = words.index("--")
     assert words[at + 1 : at + 6] == [f"/images/{EVIL}.sif", "python3", "-m", "distributed.cli.dask_worker", SCHEDULER]
     assert words[:2] == ["exec", "--job-env"] and "--contain" in words[:at]
-    assert next(words[i + 1] for i in range(at) if words[i] == "--bind") == f"/{EVIL}:/mnt"
+    assert words[words.index("--bind") + 1] == f"/{EVIL}:/mnt"
     assert words[at - 2 : at] == ["--cwd", EVIL]
     worker = words[at + 6 :]
     assert worker[:4] == ["--name", "w-0", "--nthreads", "1"]
