@@ -2,7 +2,7 @@
 # make test      install what the tests need (Debian packages too, as root) and run them
 # make check     ruff, mypy --strict, import-linter
 # make interop   Apptainer as judge of our SIFs, hpcc as reader of its (a Debian root with Apptainer comes first)
-# make bench     ratios against Apptainer and floors, measured in the same run
+# make bench     ratios against Apptainer and floors, measured in the same run; draws them
 # make growth    how time and memory of a pull grow with an image's bytes, files and layers; draws it (10 minutes, 25 GB)
 # make zipapp    hpcc in one file, dist/hpcc-VERSION-cp3XX-MACHINE.pyz, that needs Python and nothing else
 # make rpm       the same as an RPM
@@ -58,7 +58,9 @@ interop: $(VENV)/.for-tests peers | system
 
 bench: $(VENV)/.for-tests peers | system
 	tests/support/peers/setup.sh images
-	$(BIN)/python tests/bench/run.py $(ARGS)
+	mkdir -p build
+	$(BIN)/python tests/bench/run.py --json build/bench.json $(ARGS)
+	$(BIN)/python tests/bench/plots.py build/bench.json docs/explanation/bench.svg
 
 growth: $(VENV)/.for-tests | system
 	$(BIN)/python tests/bench/growth.py --svg docs/explanation/growth.svg $(ARGS)
@@ -73,7 +75,7 @@ docs: $(VENV)/.for-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	$(BIN)/python docs/site/man.py build/man/man1
 
-pictures: $(VENV)/.for-docs
+pictures: $(VENV)/.for-docs | system
 	$(BIN)/python docs/site/pictures.py docs/explanation
 
 system:

@@ -21,9 +21,9 @@ COMMAND = Command(
     "completion bash|zsh|fish",
     "Print the script by which a shell completes hpcc's commands, options, files and cached images.",
     (Option(("--words",), "print what may stand in the place of the last of the words behind --"),),
+    "hpcc completion fish > ~/.config/fish/completions/hpcc.fish\n"
     'eval "$(hpcc completion bash)"    # in ~/.bashrc\n'
-    'eval "$(hpcc completion zsh)"     # in ~/.zshrc, behind compinit\n'
-    "hpcc completion fish > ~/.config/fish/completions/hpcc.fish",
+    'eval "$(hpcc completion zsh)"     # in ~/.zshrc, behind compinit',
 )
 
 BASH = r"""_hpcc() {

@@ -159,7 +159,7 @@ def test_docker_login(hpcc: Puller) -> None:
             assert not path.is_file() or SECRET.encode() not in path.read_bytes()
     assert hpcc("pull", "--pull", "always", uri).returncode == 255  # it is as if nobody had logged in
     status, shown = at_a_terminal(hpcc, "pull", "--docker-login", "--pull", "always", uri, login=("ann", "wrong"))
-    assert status == 255 and "incorrect username or password" in shown
+    assert status == 255 and "incorrect username or password" in " ".join(shown.split()), shown
 
 
 def test_without_a_terminal_nobody_is_asked(hpcc: Puller) -> None:

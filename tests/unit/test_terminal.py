@@ -56,3 +56,20 @@ def test_what_is_quick_says_little(clock: list[float], capsys: pytest.CaptureFix
 def test_quiet(clock: list[float], capsys: pytest.CaptureFixture[str], word: str) -> None:
     work(lines(word), clock)
     assert capsys.readouterr().err == ""
+
+
+def test_long_messages_are_indented_at_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hpcc.cli import say
+
+    text = "words " * 30 + "/a/path/that/is/" + "x" * 90
+    say("FATAL", text)
+    assert capsys.readouterr().err == f"FATAL:   {text}\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    say("FATAL", text)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("FATAL:   words") and all(line.startswith(" " * 9) for line in lines[1:])
+    assert all(len(line) <= 80 for line in lines[:-1]) and " ".join(" ".join(lines).split()[1:]) == " ".join(
+        text.split()
+    )
