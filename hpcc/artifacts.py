@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 class Address(NamedTuple):
     """Where a SIF is to be had. reference: by which the cache knows it; name: by which the site's policies do; url: of
-    http alone; expected: the digest that the user gives.
+    http alone; expected: the digest of the file, where the user gives it.
     """
 
     uri: str
@@ -54,9 +54,14 @@ def parse_address(uri: str, named: Named, platform: Platform, settings: Settings
         host = host_of(library.endpoint)
         hashed = Digest.of(f"{library.endpoint}/{library.path}:{library.version} {platform.architecture}".encode()).hex
         reference = Reference(host, f"library/{hashed[:40]}", "latest", None)
-        address = Address(uri, reference, f"{host}/{library.path}", library=library)
+        address = Address(uri, reference, f"{host}/{library.path}", expected=library.digest, library=library)
     else:
         address = _parse_url(uri, named.place)
+    if settings.frozen and address.expected is None and address.reference.digest is None:
+        raise UsageError(
+            f"{uri} names no digest, and only images whose digest is known are taken here (the setting frozen)",
+            hint="Behind a URL #sha256=…, behind a name @sha256:…",
+        )
     allowed = settings.allowed_registries
     if allowed and not any(covers(pattern, address.name) for pattern in allowed):
         raise PolicyError(

@@ -112,6 +112,10 @@ class _Fetcher:
             if library is None:
                 return self._from_url(web, address.url, address.expected)
             entry = ask_library(web, library, self._platform.architecture)
+            if address.expected not in (None, entry.digest):
+                raise IntegrityError(
+                    f"{address.uri}: expected digest {address.expected}, the library has {entry.digest}"
+                )
             if entry.digest is not None:
                 file = Descriptor(SIF_LAYER, entry.digest, entry.size)
                 found = open_file((self._tier,), file)

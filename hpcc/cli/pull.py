@@ -36,8 +36,9 @@ COMMAND = Command(
     "hpcc pull --name tools.sif docker://quay.io/lab/tools:1.4    # takes no room\n"
     "hpcc pull --on slurm:short tools.sif docker://quay.io/lab/tools:1.4\n"
     "hpcc pull --compression zstd:9 docker://debian:12   # for slow storage\n"
-    "hpcc pull docker-archive:save.tar       # also docker-daemon:NAME:TAG, oci:DIR,\n"
-    "                                        # oci-archive:FILE, oras://, library://, https://\n"
+    "hpcc pull docker-archive:save.tar   # also docker-daemon:NAME:TAG, oci:DIR,\n"
+    "                                    # oci-archive:FILE, oras://, library://,\n"
+    "                                    # https://\n"
     "hpcc pull --format oci debian docker://debian:12",
 )
 

@@ -106,7 +106,9 @@ _OPTIONS = (
 COMMANDS = {
     "exec": Command(
         "exec [OPTIONS] IMAGE COMMAND [ARG…]",
-        "Run a command in an image: docker://NAME, a SIF, a squashfs file or a directory.",
+        "Run a command in an image: docker://NAME, a SIF, a squashfs file or a directory; also "
+        "docker-daemon:NAME:TAG, docker-archive:FILE, oci:DIR, oci-archive:FILE, oras://NAME, "
+        "library://NAME, https://HOST/FILE.",
         _OPTIONS,
         "hpcc exec --compat docker://debian:12 cat /etc/os-release\nhpcc exec --bind /data:/mnt:ro image.sif ls /mnt",
         stops=True,

@@ -57,14 +57,14 @@ def source_settings(arguments: Arguments, uri: str) -> Settings:
         except ValueError:
             raise UsageError(f"--lock-wait {arguments.lock_wait!r} is no number of seconds") from None
     settings = settings.replace(**chosen) if chosen else settings
-    if arguments.docker_login and uri.startswith("docker://"):
+    if arguments.docker_login and uri.startswith(("docker://", "oras:")):
         from hpcc.sitepath import load_site_packages
 
         load_site_packages()
         from hpcc.cli.prompts import ask_login
         from hpcc.oci.reference import Reference
 
-        login = ask_login(Reference.parse(uri).registry)
+        login = ask_login(Reference.parse(uri.removeprefix("oras:").removeprefix("//")).registry)
         settings = settings.with_login(login.username, login.password)
     return settings
 

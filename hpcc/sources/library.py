@@ -46,6 +46,14 @@ class LibraryName(NamedTuple):
         full = implied.get(len(parts), parts)
         return cls(endpoint.rstrip("/"), "/".join(full), version)
 
+    @property
+    def digest(self) -> Digest | None:
+        """What the version says that the SIF hashes to; None for a tag."""
+        try:
+            return Digest.parse(self.version.replace(".", ":", 1))
+        except InvalidReference:
+            return None
+
     def __str__(self) -> str:
         return f"library://{self.path}:{self.version}"
 

@@ -377,7 +377,7 @@ BAD_URIS = {
     "docker://name@sha256:12": "sha256:12",
     "docker://127.0.0.1:99999/x": "99999",
     "debian:12": "docker://debian:12",
-    "oras://x/y": "oras",
+    "ftp://x/y": "ftp",
 }
 
 

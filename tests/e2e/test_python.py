@@ -92,7 +92,7 @@ def test_check_cwd_and_timeout_are_subprocess_runs(script: Script) -> None:
 
 def test_errors(script: Script) -> None:
     done = script("""
-        for bad in ("docker://UPPER", "no-such.sif", "oras://x/y", uri + "-not-there"):
+        for bad in ("docker://UPPER", "no-such.sif", "ftp://x/y", uri + "-not-there"):
             try:
                 hpcc.pull(bad)
             except hpcc.HpccError as error:

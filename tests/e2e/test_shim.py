@@ -182,9 +182,9 @@ UNKNOWN = (
     ["config", "fakeroot", "--list"],  # hpcc's own command of that name is another one
     ["remote", "status"],
     ["exec", "--pem-path", "key.pem", "x.sif", "a b", ""],
-    ["exec", "library://a/b", "true"],
-    ["pull", "library://a/b", "--nonsense"],
-    ["pull", "library://a/b"],
+    ["exec", "ftp://a/b", "true"],
+    ["pull", "ftp://a/b", "--nonsense"],
+    ["pull", "ftp://a/b"],
     ["-c", "other.conf", "exec", "x.sif", "true"],
 )
 

@@ -159,6 +159,19 @@ def test_digests(web: WebServer, tmp_path: Path) -> None:
         Opened(f"{web.url}/x.sif#sha256=12", tmp_path)
 
 
+def test_frozen_takes_what_has_a_digest_alone(web: WebServer, library: FakeLibrary, tmp_path: Path) -> None:
+    env = {"HPCC_FROZEN": "1", "HPCC_LIBRARY_URL": library.url}
+    for uri in (f"{web.url}/x.sif", "library://lab/group/tools:1.4", "oras://127.0.0.1:1/lab/sif:1"):
+        with pytest.raises(UsageError, match="names no digest"):
+            Opened(uri, tmp_path, **env)
+    assert Opened(f"{web.url}/x.sif#sha256={DIGEST}", tmp_path, **env).sif == SIF
+    library.images["lab/group/tools", f"sha256.{DIGEST}", ARCHITECTURE] = SIF
+    assert Opened(f"library://lab/group/tools:sha256.{DIGEST}", tmp_path, **env).sif == SIF
+    library.images["lab/group/tools", f"sha256.{'0' * 64}", ARCHITECTURE] = SIF
+    with pytest.raises(IntegrityError, match="the library has"):
+        Opened(f"library://lab/group/tools:sha256.{'0' * 64}", tmp_path, **env)
+
+
 def test_redirects_are_followed(web: WebServer, tmp_path: Path) -> None:
     web.redirects["/latest"] = f"{web.url}/x.sif"
     assert Opened(f"{web.url}/latest", tmp_path).sif == SIF
