@@ -26,6 +26,7 @@ COMMAND = Command(
         Option(("-e", "-E", "--environment"), "the scripts that set the environment"),
         Option(("--list-apps",), "its SCIF applications"),
         Option(("--app",), "the same of an application", "NAME"),
+        Option(("--sbom",), "its packages, as SPDX in JSON"),
         Option(("--all",), "all that is known, as JSON"),
         Option(("--oci", "--oci-config"), "entrypoint, command and environment, exactly"),
         Option(("-j", "--json"), "as JSON, in Apptainer's form"),
@@ -44,6 +45,10 @@ def main(name: str, argv: list[str]) -> int:
     if arguments.oci_config:
         print(json.dumps(_oci_config(image), indent=1 if not arguments.json else None))
         return 0
+    if arguments.sbom:
+        from hpcc.cli.inspect_sbom import show_sbom
+
+        return show_sbom(image)
     attributes, wanted = _attributes(image), parts or ["labels"]
     if arguments.all:
         print(_document({key: value for key, value in attributes.items() if key in _ORDER and value}))

@@ -1,14 +1,15 @@
-"""hpcc push: a SIF to a registry, as it is (oras://). Names and arguments are Apptainer's."""
+"""hpcc push: a SIF to a registry, as it is (oras://) or as an OCI image (docker://)."""
 
 import hashlib
 import json
 import os
+import tempfile
 
 from hpcc.cli import inform
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.sif.opening import opened, pread
 from hpcc.cli.terminal import terminal
-from hpcc.errors import SettingsError, Unknown, UsageError
+from hpcc.errors import CacheError, SettingsError, Unknown, UsageError
 from hpcc.progress import Progress
 from hpcc.records import TYPE_CHECKING
 from hpcc.settings import Settings
@@ -17,17 +18,20 @@ from hpcc.sitepath import load_site_packages
 
 if TYPE_CHECKING:
     from hpcc.oci.digest import Digest
+    from hpcc.registry.upload import Upload
 
 COMMAND = Command(
-    "push [OPTIONS] SIF oras://HOST/NAME[:TAG]",
-    "Put a SIF into a registry, as a file: `hpcc push` and `apptainer push` do the same. What the registry has already "
+    "push [OPTIONS] SIF URI",
+    "Put a SIF into a registry: to oras://HOST/NAME[:TAG] as a file, as `apptainer push` does; with --oci to "
+    "docker://HOST/NAME[:TAG] as an OCI image of one layer, which Docker and podman run. What the registry has already "
     "is not sent again.",
     (
+        Option(("--oci",), "as an OCI image"),
         Option(("-U", "--allow-unsigned"), "as in Apptainer; oras:// takes unsigned images anyway"),
         Option(("--docker-login",), "ask for a registry account, for this command alone"),
         Option(("--no-https", "--nohttps"), "talk plain http to the registry"),
     ),
-    "hpcc push image.sif oras://ghcr.io/lab/image:1.0",
+    "hpcc push image.sif oras://ghcr.io/lab/image:1.0\nhpcc push --oci image.sif docker://ghcr.io/lab/image:1.0",
 )
 CONFIG = "application/vnd.sylabs.sif.config.v1+json"
 LAYER = "application/vnd.sylabs.sif.layer.v1.sif"
@@ -40,17 +44,25 @@ def main(name: str, argv: list[str]) -> int:
     if len(arguments.positional) != 2:
         raise usage_error(COMMAND, "push needs a SIF and where it goes")
     path, uri = arguments.positional
-    if not uri.startswith("oras://"):
-        if path.startswith("oras://"):
+    scheme = "docker://" if arguments.oci else "oras://"
+    if not uri.startswith(scheme):
+        if path.startswith(scheme):
             raise usage_error(COMMAND, f"the SIF comes before the URI: {uri} {path}")
-        raise Unknown(f"{uri}: hpcc push does not know this place", hint="It pushes to oras://HOST/NAME[:TAG].")
+        if uri.startswith(("docker://", "oras://")):
+            other = "docker:// takes an OCI image" if uri.startswith("docker") else "oras:// takes the SIF as it is"
+            way = "Give --oci" if uri.startswith("docker") else "Leave --oci away"
+            raise UsageError(f"{uri}: {other}", hint=f"{way}, or push to {scheme}HOST/NAME[:TAG].")
+        raise Unknown(
+            f"{uri}: hpcc push does not know this place",
+            hint="It pushes to oras://HOST/NAME[:TAG], and with --oci to docker://HOST/NAME[:TAG].",
+        )
     load_site_packages()
     from hpcc.oci.manifest import OCI_MANIFEST
     from hpcc.oci.reference import Reference
     from hpcc.registry.upload import Upload
     from hpcc.sources.docker import connect_itself
 
-    reference = Reference.parse(f"docker://{uri.removeprefix('oras://')}")
+    reference = Reference.parse(f"docker://{uri.removeprefix(scheme)}")
     if reference.digest is not None:
         raise UsageError(f"{uri}: an image is pushed to a tag, and its digest follows from it", hint="Give NAME:TAG.")
     settings = Settings.from_environ()
@@ -67,22 +79,47 @@ def main(name: str, argv: list[str]) -> int:
         settings = settings.with_login(login.username, login.password)
     progress = terminal(arguments)
     with opened(path, load) as (fd, _), connect_itself(reference, settings) as registry:
-        size = os.fstat(fd).st_size
-        digest = _digest(fd, size, progress)
         upload = Upload(registry, reference.repository)
         try:
-            progress.stage("Pushing", size)
-            part = progress.part(f"{digest.hex[:12]}", size)
-            sent = upload.blob(digest, size, lambda at, length: pread(fd, length, at), part)
-            config = b"{}"
-            upload.blob(type(digest).of(config), len(config), lambda at, n: config[at : at + n], Progress().part("", 2))
-            document = _manifest(str(digest), size, os.path.basename(path))
-            made = upload.manifest(str(reference.tag), document, OCI_MANIFEST)
+            if arguments.oci:
+                sent, manifest = _send_image(path, upload, progress)
+            else:
+                sent, manifest = _send_file(fd, os.path.basename(path), upload, progress)
+            made = upload.manifest(str(reference.tag), manifest, OCI_MANIFEST)
         finally:
             progress.close()
-    inform(arguments, f"Pushed {path} to oras://{reference.name}:{reference.tag}{'' if sent else ', which had it'}")
+    inform(arguments, f"Pushed {path} to {scheme}{reference.name}:{reference.tag}{'' if sent else ', which had it'}")
     inform(arguments, f"Its digest is {made}")
     return 0
+
+
+def _send_file(fd: int, title: str, upload: "Upload", progress: Progress) -> tuple[bool, bytes]:
+    size = os.fstat(fd).st_size
+    digest = _digest(fd, size, progress)
+    progress.stage("Pushing", size)
+    part = progress.part(f"{digest.hex[:12]}", size)
+    sent = upload.blob(digest, size, lambda at, length: pread(fd, length, at), part)
+    upload.small_blob(b"{}")
+    return sent, _manifest(str(digest), size, title)
+
+
+def _send_image(path: str, upload: "Upload", progress: Progress) -> tuple[bool, bytes]:
+    from hpcc.flatten import flatten
+    from hpcc.local import open_local
+
+    image = open_local(path)
+    with tempfile.TemporaryFile(prefix="hpcc-push-") as file:
+        progress.stage("Making the layer")
+        try:
+            flat = flatten(image, file, progress.part("", 0))
+            file.flush()
+        except OSError as error:
+            raise CacheError(f"cannot write the layer: {error.strerror}", hint="TMPDIR names another place.") from None
+        progress.stage("Pushing", flat.size)
+        part = progress.part(flat.layer.hex[:12], flat.size)
+        sent = upload.blob(flat.layer, flat.size, lambda at, length: os.pread(file.fileno(), length, at), part)
+    upload.small_blob(flat.config)
+    return sent, flat.manifest
 
 
 def _digest(fd: int, size: int, progress: Progress) -> "Digest":

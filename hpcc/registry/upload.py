@@ -63,6 +63,12 @@ class Upload:
         part.finish()
         return True
 
+    def small_blob(self, data: bytes) -> Digest:
+        """A blob that is in memory, as a config; its digest."""
+        digest = Digest.of(data)
+        self.blob(digest, len(data), lambda at, size: data[at : at + size], Part())
+        return digest
+
     def manifest(self, reference: str, data: bytes, media_type: str) -> Digest:
         """Put a manifest under a tag or its digest; its digest. IntegrityError where the registry names another."""
         path, digest = f"/v2/{self._repository}/manifests/{reference}", Digest.of(data)

@@ -86,7 +86,10 @@ def test_what_cannot_be_pushed(push: Push, image: Path, runs_as: Person) -> None
     for argv, said in (
         ((text, "oras://127.0.0.1:1/a:1"), "not a SIF"),
         (("missing.sif", "oras://127.0.0.1:1/a:1"), "No such file"),
-        ((image, "docker://127.0.0.1:1/a:1"), "does not know this place"),
+        ((image, "docker://127.0.0.1:1/a:1"), "Give --oci"),
+        (("--oci", image, "oras://127.0.0.1:1/a:1"), "Leave --oci away"),
+        (("--oci", image, "docker://127.0.0.1:1/a/b:1"), "primary system partition"),
+        ((image, "library://a/b/c:1"), "does not know this place"),
         (("oras://127.0.0.1:1/a:1", image), "the SIF comes before the URI"),
         ((image, f"oras://127.0.0.1:1/a@sha256:{'0' * 64}"), "pushed to a tag"),
         ((image, "oras://127.0.0.1:1/UPPER:1"), "UPPER"),

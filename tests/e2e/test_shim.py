@@ -177,7 +177,7 @@ def test_a_stand_in_of_an_hpcc_that_is_gone(runs_as: Person, shim: Path, install
 
 UNKNOWN = (
     ["build", "x.sif", "x.def"],
-    ["--quiet", "key", "list"],
+    ["--quiet", "keyserver", "list"],
     ["help", "build"],
     ["config", "fakeroot", "--list"],  # hpcc's own command of that name is another one
     ["remote", "status"],

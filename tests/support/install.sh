@@ -24,6 +24,9 @@ needed=(
   fuse2fs           # ext3 images of users
   fuse3             # fusermount3, which only other people's tools need
   gcc               # libraries that make file locks misbehave; with libc6-dev
+  gpg               # another reader of the OpenPGP keys that hpcc makes; gpgconf ends its agent
+  gpg-agent         # without which gpg takes no secret key
+  gpgconf           # as above
   iproute2          # ip: an address in a network namespace of a test's own
   libc6-dev         # headers for the above
   lmod              # modulefiles in Lua; brings Tcl
