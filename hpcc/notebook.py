@@ -32,8 +32,9 @@ def _display() -> Callable[[str, str], Any] | None:
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is None or getattr(shell, "kernel", None) is None:
         return None
-    from IPython.display import display  # type: ignore[attr-defined,unused-ignore]
+    from importlib import import_module
 
+    display: Any = import_module("IPython.display").display
     return lambda html, text: display({"text/html": html, "text/plain": text}, raw=True, display_id=True)
 
 

@@ -69,9 +69,7 @@ def main(name: str, argv: list[str]) -> int:
     return 0
 
 
-def collect(
-    named: "Sequence[str]", settings: "Settings", *, offline: bool, warn: "Callable[[str], None]"
-) -> list[Row]:
+def collect(named: "Sequence[str]", settings: "Settings", *, offline: bool, warn: "Callable[[str], None]") -> list[Row]:
     """The registries that are named, by asking them; else what the cache remembers, and Docker Hub unless `offline`.
 
     HpccError where one that is named does not answer; of Docker Hub that is only told.

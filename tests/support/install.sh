@@ -14,6 +14,7 @@ user=hpcc-test
 needed=(
   attr              # getfattr, setfattr: extended attributes as others see them
   busybox-static    # the smallest payload
+  chromium          # a browser for JupyterLab
   dbus              # by it systemd --user asks the other systemd to move processes
   docker-registry   # a real registry
   e2fsprogs         # mke2fs, e2fsck, debugfs: makers and judges of ext3 images
