@@ -47,7 +47,7 @@ COMMAND = Command(
     "pinned. Options of `hpcc exec` are kept for each start of the kernel.",
     (*_OWN, *_OF_EXEC, *SOURCE_OPTIONS),
     "hpcc kernel install docker://python:3.12\n"
-    "hpcc kernel install --nv --bind /data --display-name 'Torch 2' docker://pytorch/pytorch\n"
+    "hpcc kernel install --nv --display-name 'Torch 2' docker://pytorch/pytorch\n"
     "hpcc kernel install --compat --bind ~/work docker://jupyter/r-notebook",
 )
 _PATHS = frozenset(("apply_cgroups", "env_file", "home", "overlay", "workdir"))  # options whose value is a path

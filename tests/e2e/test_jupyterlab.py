@@ -122,6 +122,7 @@ def test_a_first_pull(lab: Lab) -> None:
     bar = lab.output(0).locator("progress").first
     bar.wait_for()
     assert float(bar.get_attribute("max") or 0) > 9_000_000
+    lab.page.wait_for_function("[...document.querySelectorAll('.hpcc-progress progress')].some(bar => bar.value > 0)")
     picture(lab.page, "pull.png")
     lab.wait_text(0, "Pulling: 9.0 MB in")
     assert lab.output(0).locator("progress").count() == 0
