@@ -50,9 +50,18 @@ class Image:
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        from hpcc.tables import image_html
+        from hpcc.tables import size, table
 
-        return image_html(self)
+        rows = [("image", self.name)]
+        if self.reference:
+            rows.append(("digest", self.reference.rpartition("@")[2]))
+        rows.append(("file", self.path))
+        if self.rootfs.size:
+            rows.append(("size", size(self.rootfs.size)))
+        for name, words in (("entrypoint", self.config.entrypoint), ("command", self.config.cmd)):
+            if words:
+                rows.append((name, " ".join(words)))
+        return table((), rows)
 
     def run(self, args: Sequence[str] = (), **options: Any) -> subprocess.CompletedProcess[Any]:
         """`hpcc run`: the image's ENTRYPOINT with `args`, or its CMD. See `execute` for the options."""

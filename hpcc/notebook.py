@@ -32,8 +32,10 @@ def _display() -> Callable[[str, str], Any] | None:
     shell = ipython.get_ipython() if ipython is not None else None
     if ipython is None or shell is None or getattr(shell, "kernel", None) is None:
         return None
-    display: Any = ipython.display
-    return lambda html, text: display.display({"text/html": html, "text/plain": text}, raw=True, display_id=True)
+    from importlib import import_module
+
+    display: Any = import_module("IPython.display").display
+    return lambda html, text: display({"text/html": html, "text/plain": text}, raw=True, display_id=True)
 
 
 class Bars(Progress):

@@ -7,6 +7,7 @@ to fetch the manifest, which counts, and the layers.
 """
 
 import os
+import time
 from collections.abc import Iterable
 
 from hpcc.cache import walk
@@ -19,6 +20,8 @@ from hpcc.errors import HpccError
 from hpcc.oci.digest import Digest
 from hpcc.oci.manifest import Descriptor, Index, Manifest, parse_manifest
 from hpcc.records import NamedTuple
+
+SHOWN = 20  # images in a notebook's table
 
 
 class Kind(NamedTuple):
@@ -74,9 +77,27 @@ class Stats(NamedTuple):
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        from hpcc.tables import stats_html
+        from hpcc.tables import size, table
 
-        return stats_html(self)
+        kinds = [(each.cache, f"{each.kind}s", str(each.objects), size(each.size)) for each in self.kinds]
+        images = [
+            (
+                min(each.tags, key=len) if each.tags else each.reference,
+                size(each.size),
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(each.used)),
+                str(each.users),
+            )
+            for each in self.images[:SHOWN]
+        ]
+        more = len(self.images) - len(images)
+        left = f"<p>and {more} more</p>" if more else ""
+        saved = f"<p>Layers that images share saved {self.shared:.0%}; {self.saved_pulls} pull(s) were saved.</p>"
+        return (
+            table(("cache", "", "objects", "size"), kinds)
+            + table(("image", "size", "used", "users"), images)
+            + left
+            + (saved if self.layers else "")
+        )
 
 
 def read_stats(caches: Iterable[Cache]) -> Stats:

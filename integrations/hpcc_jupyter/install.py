@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Mapping
 
@@ -34,7 +33,6 @@ _OWN = (
     Option(("--kernel",), "of the kernels that the image has, this one", "NAME"),
     Option(("--python",), "a Python kernel, of this interpreter in the image", "COMMAND"),
     Option(("--with-ipykernel",), "bring ipykernel along though the image has it; what it lacks is brought anyway"),
-    Option(("--slurm",), "in a job, by srun with these options: '--partition short --time 60'", "OPTIONS"),
     Option(("--provisioner",), "have hpcc's provisioner pull the image; the server's environment needs hpcc"),
 )
 _TAKEN = {name for option in (*_OWN, *SOURCE_OPTIONS) for name in option.names} | {"--dry-run", "--no-eval"}
@@ -49,8 +47,8 @@ COMMAND = Command(
     "pinned. Options of `hpcc exec` are kept for each start of the kernel.",
     (*_OWN, *_OF_EXEC, *SOURCE_OPTIONS),
     "hpcc kernel install docker://python:3.12\n"
-    "hpcc kernel install --nv --bind /data --display-name 'Torch 2' docker://pytorch/pytorch\n"
-    "hpcc kernel install --compat --slurm '-p short -t 60' docker://rocker/r-ver",
+    "hpcc kernel install --nv --display-name 'Torch 2' docker://pytorch/pytorch\n"
+    "hpcc kernel install --compat --bind ~/work docker://jupyter/r-notebook",
 )
 _PATHS = frozenset(("apply_cgroups", "env_file", "home", "overlay", "workdir"))  # options whose value is a path
 _CACHES = (
@@ -67,7 +65,6 @@ def main(argv: list[str]) -> int:
     (uri,) = arguments.positional
     place = _place(arguments)
     options = _kept(argv)
-    slurm = _slurm(arguments)
     settings = settings_for(arguments, uri)
     if settings.disable_cache:
         raise UsageError("a kernel cannot run from a cache that is disabled", hint="`hpcc pull` makes a file of it.")
@@ -77,9 +74,7 @@ def main(argv: list[str]) -> int:
         pinned, digest = _pinned(uri, image, settings)
         short = _short(uri)
         title = f"{inside.title or inside.language} in {short}"
-        wanted = Wanted(
-            pinned, digest, options, slurm, arguments.display_name or title, provisioner=arguments.provisioner
-        )
+        wanted = Wanted(pinned, digest, options, arguments.display_name or title, provisioner=arguments.provisioner)
         name = check_name(arguments.name or re.sub(r"[^a-z0-9._-]+", "-", short.lower()).strip("-"))
         caches = {variable: os.environ[variable] for variable in _CACHES if os.environ.get(variable)}
         spec = make_kernelspec(program(), wanted, inside, caches)
@@ -144,17 +139,6 @@ def _absolute(key: str, value: str) -> str:
 def _quoted(path: str) -> str:
     """A path as --bind reads it."""
     return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
-
-
-def _slurm(arguments: Arguments) -> str | None:
-    """The options as they were given. UsageError for what no shell could split."""
-    if arguments.slurm is None:
-        return None
-    try:
-        shlex.split(arguments.slurm)
-    except ValueError as error:
-        raise UsageError(f"--slurm {arguments.slurm!r}: {error}") from None
-    return str(arguments.slurm)
 
 
 def _short(uri: str) -> str:

@@ -1,6 +1,6 @@
 """kernel.json of a kernel in an image. Pure.
 
-    hpcc kernel run [--slurm OPTIONS] {connection_file} [OPTIONS of hpcc exec] IMAGE COMMAND… {connection-file} …
+    hpcc kernel run {connection_file} [OPTIONS of hpcc exec] IMAGE COMMAND… {connection-file} …
 
 Jupyter puts the path where it says {connection_file}, which some frontends do once, and only in a word of its own. So
 it stands there once, before the image, and what the kernel itself is given is written {connection-file}: `run` puts
@@ -37,12 +37,11 @@ class Inside(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What the command line says. image: as it is run; options: of `hpcc exec`, and slurm's as one text."""
+    """What the command line says. image: as it is run; options: of `hpcc exec`."""
 
     image: str
     digest: str
     options: tuple[str, ...] = ()
-    slurm: str | None = None
     display_name: str = ""
     provisioner: bool = False
 
@@ -100,7 +99,6 @@ def make_kernelspec(
 ) -> dict[str, Any]:
     """The document. environ: variables of hpcc's own that the server need not have, as where the cache is."""
     binds = [word for bind in inside.binds for word in ("--bind", bind)]
-    slurm = ("--slurm", wanted.slurm) if wanted.slurm is not None else ()
     command = (*wanted.options, *binds, "--", wanted.image, *inside.argv)
     metadata = {
         **dict(inside.metadata),
@@ -109,7 +107,7 @@ def make_kernelspec(
     if wanted.provisioner:
         metadata["kernel_provisioner"] = {"provisioner_name": "hpcc-provisioner"}
     return {
-        "argv": [*program, "kernel", "run", *slurm, JUPYTERS, *command],
+        "argv": [*program, "kernel", "run", JUPYTERS, *command],
         "display_name": wanted.display_name or inside.title,
         "language": inside.language,
         "interrupt_mode": "message" if inside.interrupts_by_message else "signal",

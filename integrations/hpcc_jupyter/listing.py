@@ -40,8 +40,6 @@ def list_kernels(argv: list[str]) -> int:
     for kernel in rows:
         document = _document(kernel)
         print(f"{kernel.name:<{width}}  {document['display_name']}\n{'':<{width}}  {document['image']}")
-        if document["slurm"] is not None:
-            print(f"{'':<{width}}  in a job: srun {document['slurm']}".rstrip())
         print(f"{'':<{width}}  {kernel.directory}")
     return 0
 
@@ -78,15 +76,12 @@ def _ours(prefix: str | None) -> list[Kernel]:
 
 
 def _document(kernel: Kernel) -> dict[str, object]:
-    ours, argv = kernel.ours or {}, kernel.spec.get("argv")
-    words = argv if isinstance(argv, list) else []
-    slurm = words[words.index("--slurm") + 1] if "--slurm" in words[:-1] else None
+    ours = kernel.ours or {}
     return {
         "name": kernel.name,
         "display_name": str(kernel.spec.get("display_name", "")),
         "language": str(kernel.spec.get("language", "")),
         "image": str(ours.get("image", "")),
         "digest": str(ours.get("digest", "")),
-        "slurm": slurm,
         "directory": kernel.directory,
     }

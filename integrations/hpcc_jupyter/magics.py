@@ -1,8 +1,8 @@
 """`%hpcc` and `%%hpcc` of IPython, in a notebook or a terminal.
 
-    %hpcc pull docker://python:3.12          an Image, with bars; %hpcc limits and %hpcc cache stats give tables
-    %hpcc doctor                             any other command of hpcc's, as typed
-    %%hpcc [OPTIONS] IMAGE [COMMAND…]        the cell is what the command reads: sh, python3 with --python
+%hpcc pull docker://python:3.12          an Image, with bars; %hpcc limits and %hpcc cache stats give tables
+%hpcc doctor                             any other command of hpcc's, as typed
+%%hpcc [OPTIONS] IMAGE [COMMAND…]        the cell is what the command reads: sh, python3 with --python
 """
 
 from __future__ import annotations

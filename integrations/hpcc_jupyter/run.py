@@ -1,4 +1,4 @@
-"""hpcc kernel run: what kernel.json names. It becomes `hpcc exec`, or with --slurm has a job do so.
+"""hpcc kernel run: what kernel.json names. It becomes `hpcc exec`.
 
 hpcc kernel run CONNECTION_FILE [OPTIONS of hpcc exec] IMAGE COMMAND… {connection-file}
 
@@ -19,13 +19,10 @@ from hpcc.invoke import program
 from hpcc_jupyter.kernelspec import INSIDE
 
 COMMAND = Command(
-    "kernel run [--slurm OPTIONS] CONNECTION_FILE [OPTIONS] IMAGE COMMAND…",
+    "kernel run CONNECTION_FILE [OPTIONS] IMAGE COMMAND…",
     "What kernel.json names: the kernel itself. The connection file is bound into the container; its path takes the "
     "place of {connection-file} in the command. The options are those of `hpcc exec`.",
-    (
-        Option(("--slurm",), "in a job, by srun with these options", "OPTIONS"),
-        Option(("--fetch",), "only have the image: pull it where the cache has it not"),
-    ),
+    (Option(("--fetch",), "only have the image: pull it where the cache has it not"),),
     "hpcc kernel run kernel.json docker://jupyter/scipy-notebook \\\n"
     "    python -m ipykernel_launcher -f {connection-file}",
     stops=True,
@@ -42,10 +39,6 @@ def main(argv: list[str]) -> int:
     if arguments.fetch:
         return _fetch(words)
     path = os.path.abspath(path)
-    if arguments.slurm is not None:
-        from hpcc_jupyter.remote import run_in_job
-
-        return run_in_job(arguments.slurm, path, words)
     if not os.path.isfile(path):
         raise HpccError(f"{path}: there is no such connection file", hint="Jupyter makes it; it starts this command.")
     become(path, words, os.environ)

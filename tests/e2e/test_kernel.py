@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from hpcc.registry.fake import FakeRegistry
 from tests.support import images, installation
 from tests.support.installation import Installation
-from tests.support.kernels import sif_of
+from tests.support.kernels import layers_of, sif_of
 from tests.support.people import Person
 
 SESSION = Path(__file__).resolve().parents[1] / "support/kernel_session.py"
@@ -144,7 +145,6 @@ def test_what_a_kernel_cannot_be_made_of(plain_user: Person, jupyter: Installati
         (["--kernel", "julia"], "It has python3."),
         (["--name", "a/b"], "letters, digits"),
         (["--user", "--sys-prefix"], "exclude each other"),
-        (["--slurm", "'"], "No closing quotation"),
         (["--bind", ":"], "--bind"),
     ):
         done = desk.hpcc("kernel", "install", *words, sif_of("ipykernel"))
@@ -185,4 +185,42 @@ def test_check(desk: Desk) -> None:
     path.write_text(path.read_text().replace("ipykernel_launcher", "no_such_module"))
     done = desk.hpcc("kernel", "check", "k")
     assert done.returncode == 255 and "No module named no_such_module" in done.stderr, done.stderr
+    assert desk.nothing_left(), desk.left()
+
+
+def test_the_provisioner_pulls_first(plain_user: Person, jupyter: Installation, open_dir: Path) -> None:
+    """A pinned image that the cache has lost is pulled before the kernel starts, and the log says so; or why not."""
+    desk = Desk(plain_user.at(open_dir), jupyter)
+    layers, config = layers_of("ipykernel")
+    with FakeRegistry() as registry:
+        registry.add_image("lab/python", "3", layers, config)
+        desk.env["HPCC_INSECURE"] = registry.host
+        spec = desk.install("--compat", "--provisioner", f"docker://{registry.host}/lab/python:3")
+        assert "@sha256:" in spec["metadata"]["hpcc"]["image"]
+        assert desk.hpcc("cache", "clean", "--force").returncode == 0
+        code = """
+        import logging
+        lines = []
+        class Kept(logging.Handler):
+            def emit(self, record):
+                lines.append(record.getMessage())
+        log = logging.getLogger("lab")
+        log.setLevel(logging.INFO)
+        log.addHandler(Kept())
+        with Session("k", log=log) as session:
+            print(session.run("print(6 * 7)"))
+            print(any("ayer" in line for line in lines), lines)
+        """
+        said = desk.python(code)
+        assert said[0] == "42" and said[1].startswith("True"), said
+    assert desk.hpcc("cache", "clean", "--force").returncode == 0
+    code = """
+    manager = KernelManager(kernel_name="k")
+    try:
+        manager.start_kernel()
+    except RuntimeError as error:
+        print(str(error).replace(chr(10), " "))
+    """
+    (said_why,) = desk.python(code)
+    assert "FATAL" in said_why and registry.host in said_why
     assert desk.nothing_left(), desk.left()

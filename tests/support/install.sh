@@ -14,6 +14,7 @@ user=hpcc-test
 needed=(
   attr              # getfattr, setfattr: extended attributes as others see them
   busybox-static    # the smallest payload
+  chromium          # a browser for JupyterLab
   cpio              # what is in an RPM
   dbus              # by it systemd --user asks the other systemd to move processes
   docker-registry   # a real registry

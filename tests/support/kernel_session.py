@@ -13,8 +13,10 @@ from jupyter_client.manager import KernelManager
 class Session:
     """A kernel by its name, as a notebook server starts it; use it as a context manager."""
 
-    def __init__(self, name, patience=60.0, **options):
+    def __init__(self, name, patience=60.0, log=None, **options):
         self.manager, self.patience, self.options = KernelManager(kernel_name=name), patience, options
+        if log is not None:
+            self.manager.log = log
 
     def __enter__(self):
         self.manager.start_kernel(**self.options)
