@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import cluster, engines, starts
+from tests.bench import cluster, engines, ranks, starts
 from tests.bench.asking import LAYOUT_TARGET, Sent, count_requests, show_requests, time_layouts
 from tests.support import installation, peers, people
 from tests.support.docker_registry import DockerRegistry
@@ -75,6 +75,7 @@ class Bench:
         self.waiter: float | None = None
         self.overhead: engines.Overhead | None = None
         self.jobs: engines.Cluster | None = None
+        self.ranks: tuple[list[ranks.Start], list[ranks.Ring], list[ranks.Reading]]
 
     def here(self, label: str, argv: Sequence[object], times: int = 1, **env: str) -> list[Cost]:
         words = [sys.executable if os.geteuid() else "/usr/bin/python3", self.top / "measure.py", times, *argv]
@@ -245,6 +246,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"  ratio {held / unpacked:.2f}   target: at most 1.3")
     if bench.overhead and bench.jobs:
         engines.show(bench.overhead, bench.jobs)
+    ranks.show(*bench.ranks)
     print(f"\npull --format oci of {image}, cold: hpcc {ours:.2f} s, skopeo {its:.2f} s, ratio {ours / its:.2f}")
     print(f"  target: {LAYOUT_TARGET}")
     if options.json:
@@ -257,6 +259,7 @@ def main(argv: Sequence[str]) -> int:
             "metadata operations of a waiter, a second": bench.waiter,
             "all": {label: [cost._asdict() for cost in costs] for label, costs in bench.costs.items()},
             "targets": TARGETS,
+            "ranks": ranks.as_json(*bench.ranks),
             "snakemake": [each._asdict() for each in (bench.overhead, bench.jobs) if each],
         }
         Path(options.json).write_text(json.dumps(values, indent=1) + "\n")
@@ -302,6 +305,8 @@ def _measure(top: Path, *, quick: bool) -> tuple[list[Row], dict[str, float], Be
             starts.numpy(bench)
             say("workflows")
             bench.overhead, bench.jobs = engines.overhead(bench), engines.cluster(bench)
+        say("ranks")
+        bench.ranks = ranks.measure(top, bench.user, None if quick else bench.user.home / "scipy-1.sif")
         return rows(bench, quick), lowest, bench
 
 

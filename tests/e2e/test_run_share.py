@@ -1,18 +1,23 @@
 """Ranks of a step on one node: one mount, one server, one user namespace; under --compat also one PID namespace."""
 
 import os
+import re
 import signal
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.test_run_signals import left_over
-from tests.support.images import Images, images, marked
+from tests.support.images import IMAGE_PATH, Images, build_sif, images, marked
 from tests.support.installation import Installation
+from tests.support.mpi import ring_layers
 from tests.support.people import Person
+from tests.support.real import need
+from tests.support.slurm import SlurmCluster
 
 pytestmark = pytest.mark.root  # who else sees the processes in another's namespace
 RANKS = 4
@@ -122,3 +127,25 @@ def test_wrong_words(step: Step) -> None:
     process = step.rank("--share", "sometimes")
     process.communicate("1\n", timeout=30)
     assert process.returncode == 255
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with an MPI program, which sends long messages from the one's memory into the other's (UCX's CMA)."""
+    directory = tmp_path_factory.mktemp("ring")
+    return build_sif(directory / "ring.sif", ring_layers(directory), {"Env": [f"PATH={IMAGE_PATH}"]})
+
+
+@pytest.mark.parametrize("flags", [(), ("--compat", "--job-env"), ("--contain", "--job-env")], ids=str)
+def test_one_reads_the_others_memory(
+    slurm: SlurmCluster, runs_as: Person, installed: Installation, ring: Path, open_dir: Path, flags: tuple[str, ...]
+) -> None:
+    image = open_dir / "ring.sif"
+    image.write_bytes(ring.read_bytes())
+    trace = [need("strace"), "-f", "-ff", "-e", "trace=process_vm_readv", "-o", str(runs_as.home / "trace")]
+    argv = ["srun", "--mpi=pmi2", "-N1", "-n2", *trace, installed.hpcc, "exec", *flags, image, "ring", "9", "1000000"]
+    done = slurm.run(argv, runs_as, env={"HPCC_HOLD_IDLE": "1"}, timeout=60)  # strace waits for the holder, too
+    assert done.returncode == 0 and "the token is 9 after 9 rounds" in done.stdout, done.stderr
+    said = "".join(path.read_text() for path in runs_as.home.glob("trace.*"))
+    assert re.search(r"process_vm_readv\(\d+, .* = [1-9]\d{4,}\n", said), said or "it was not called"
+    assert " = -1 " not in said, said
