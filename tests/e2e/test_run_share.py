@@ -31,12 +31,12 @@ class Step:
     """Ranks that run at once, and can be told from all other processes."""
 
     def __init__(self, person: Person, installed: Installation, image: Images, number: int) -> None:
-        self.person, self.installed, self.image, self.mark = person, installed, image, uuid.uuid4().hex
+        self.person, self.installed, self.image, self.mark = person, installed, image.main, uuid.uuid4().hex
         self.env = {"HPCC_MARK": self.mark, "HPCC_HOLD_IDLE": "1", "HPCC_ROOTFS": "fuse", "SLURM_JOB_ID": "17",
                     "SLURM_STEP_ID": str(number), "SLURM_STEP_TASKS_PER_NODE": str(RANKS)}  # fmt: skip
 
     def rank(self, *flags: str, **env: str) -> "subprocess.Popen[str]":
-        argv = [str(self.installed.hpcc), "exec", *flags, str(self.image.main), "sh", "-c", SCRIPT]
+        argv = [str(self.installed.hpcc), "exec", *flags, str(self.image), "sh", "-c", SCRIPT]
         return self.person.popen(argv, env={**self.env, **env}, stdin=-1, stdout=-1, text=True)
 
     def ranks(self, *flags: str, **env: str) -> "tuple[list[subprocess.Popen[str]], list[list[str]]]":
@@ -73,6 +73,25 @@ def test_ranks_share(step: Step, flags: tuple[str, ...]) -> None:
     for process, other in zip(running, order[1:] + order[:1], strict=True):
         process.communicate(f"{other}\n", timeout=30)
         assert process.returncode in (0, 1)  # the first to end is not there for the last
+    assert left_over(step.mark, 12.0) == {}
+
+
+def test_ranks_in_a_directory_share(step: Step) -> None:
+    step.image = images().sandbox
+    running, said = step.ranks("--compat")
+    users, pids, ipcs = (set(column) for column in list(zip(*said, strict=True))[:3])
+    assert (len(users), len(pids), len(ipcs)) == (1, 1, 1) and os.readlink("/proc/self/ns/pid") not in pids
+    for process in running:
+        process.communicate("1\n", timeout=30)
+    assert left_over(step.mark, 12.0) == {}
+
+
+def test_root_that_keeps_privileges_shares_nothing(step: Step) -> None:
+    """It could look at the host through process 1. In a user namespace that is the caller's own affair."""
+    running, said = step.ranks("--compat", "--keep-privs")
+    assert len({each[1] for each in said}) == (RANKS if step.person.uid == 0 else 1)
+    for process in running:
+        process.communicate("1\n", timeout=30)
     assert left_over(step.mark, 12.0) == {}
 
 
