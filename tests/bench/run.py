@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.bench import cluster, dask_workers, engines, starts
+from tests.bench import cluster, dask_workers, engines, ranks, starts
 from tests.bench.asking import LAYOUT_TARGET, Sent, count_requests, show_requests, time_layouts
 from tests.support import installation, peers, people
 from tests.support.docker_registry import DockerRegistry
@@ -76,6 +76,7 @@ class Bench:
         self.overhead: engines.Overhead | None = None
         self.jobs: engines.Cluster | None = None
         self.dask: dask_workers.Workers | None = None
+        self.ranks: tuple[list[ranks.Start], list[ranks.Ring], list[ranks.Reading]]
 
     def here(self, label: str, argv: Sequence[object], times: int = 1, **env: str) -> list[Cost]:
         words = [sys.executable if os.geteuid() else "/usr/bin/python3", self.top / "measure.py", times, *argv]
@@ -248,6 +249,7 @@ def main(argv: Sequence[str]) -> int:
         engines.show(bench.overhead, bench.jobs)
     if bench.dask:
         dask_workers.show(bench.dask)
+    ranks.show(*bench.ranks)
     print(f"\npull --format oci of {image}, cold: hpcc {ours:.2f} s, skopeo {its:.2f} s, ratio {ours / its:.2f}")
     print(f"  target: {LAYOUT_TARGET}")
     if options.json:
@@ -261,6 +263,7 @@ def main(argv: Sequence[str]) -> int:
             "all": {label: [cost._asdict() for cost in costs] for label, costs in bench.costs.items()},
             "targets": TARGETS,
             "dask": bench.dask._asdict() if bench.dask else None,
+            "ranks": ranks.as_json(*bench.ranks),
             "snakemake": [each._asdict() for each in (bench.overhead, bench.jobs) if each],
         }
         Path(options.json).write_text(json.dumps(values, indent=1) + "\n")
@@ -307,6 +310,8 @@ def _measure(top: Path, *, quick: bool) -> tuple[list[Row], dict[str, float], Be
             say("workflows")
             bench.overhead, bench.jobs = engines.overhead(bench), engines.cluster(bench)
             bench.dask = dask_workers.workers(bench)
+        say("ranks")
+        bench.ranks = ranks.measure(top, bench.user, None if quick else bench.user.home / "scipy-1.sif")
         return rows(bench, quick), lowest, bench
 
 

@@ -1,18 +1,23 @@
 """Ranks of a step on one node: one mount, one server, one user namespace; under --compat also one PID namespace."""
 
 import os
+import re
 import signal
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.test_run_signals import left_over
-from tests.support.images import Images, images, marked
+from tests.support.images import IMAGE_PATH, Images, build_sif, images, marked
 from tests.support.installation import Installation
+from tests.support.mpi import ring_layers
 from tests.support.people import Person
+from tests.support.real import need
+from tests.support.slurm import SlurmCluster
 
 pytestmark = pytest.mark.root  # who else sees the processes in another's namespace
 RANKS = 4
@@ -26,12 +31,12 @@ class Step:
     """Ranks that run at once, and can be told from all other processes."""
 
     def __init__(self, person: Person, installed: Installation, image: Images, number: int) -> None:
-        self.person, self.installed, self.image, self.mark = person, installed, image, uuid.uuid4().hex
+        self.person, self.installed, self.image, self.mark = person, installed, image.main, uuid.uuid4().hex
         self.env = {"HPCC_MARK": self.mark, "HPCC_HOLD_IDLE": "1", "HPCC_ROOTFS": "fuse", "SLURM_JOB_ID": "17",
                     "SLURM_STEP_ID": str(number), "SLURM_STEP_TASKS_PER_NODE": str(RANKS)}  # fmt: skip
 
     def rank(self, *flags: str, **env: str) -> "subprocess.Popen[str]":
-        argv = [str(self.installed.hpcc), "exec", *flags, str(self.image.main), "sh", "-c", SCRIPT]
+        argv = [str(self.installed.hpcc), "exec", *flags, str(self.image), "sh", "-c", SCRIPT]
         return self.person.popen(argv, env={**self.env, **env}, stdin=-1, stdout=-1, text=True)
 
     def ranks(self, *flags: str, **env: str) -> "tuple[list[subprocess.Popen[str]], list[list[str]]]":
@@ -68,6 +73,25 @@ def test_ranks_share(step: Step, flags: tuple[str, ...]) -> None:
     for process, other in zip(running, order[1:] + order[:1], strict=True):
         process.communicate(f"{other}\n", timeout=30)
         assert process.returncode in (0, 1)  # the first to end is not there for the last
+    assert left_over(step.mark, 12.0) == {}
+
+
+def test_ranks_in_a_directory_share(step: Step) -> None:
+    step.image = images().sandbox
+    running, said = step.ranks("--compat")
+    users, pids, ipcs = (set(column) for column in list(zip(*said, strict=True))[:3])
+    assert (len(users), len(pids), len(ipcs)) == (1, 1, 1) and os.readlink("/proc/self/ns/pid") not in pids
+    for process in running:
+        process.communicate("1\n", timeout=30)
+    assert left_over(step.mark, 12.0) == {}
+
+
+def test_root_that_keeps_privileges_shares_nothing(step: Step) -> None:
+    """It could look at the host through process 1. In a user namespace that is the caller's own affair."""
+    running, said = step.ranks("--compat", "--keep-privs")
+    assert len({each[1] for each in said}) == (RANKS if step.person.uid == 0 else 1)
+    for process in running:
+        process.communicate("1\n", timeout=30)
     assert left_over(step.mark, 12.0) == {}
 
 
@@ -122,3 +146,25 @@ def test_wrong_words(step: Step) -> None:
     process = step.rank("--share", "sometimes")
     process.communicate("1\n", timeout=30)
     assert process.returncode == 255
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image with an MPI program, which sends long messages from the one's memory into the other's (UCX's CMA)."""
+    directory = tmp_path_factory.mktemp("ring")
+    return build_sif(directory / "ring.sif", ring_layers(directory), {"Env": [f"PATH={IMAGE_PATH}"]})
+
+
+@pytest.mark.parametrize("flags", [(), ("--compat", "--job-env"), ("--contain", "--job-env")], ids=str)
+def test_one_reads_the_others_memory(
+    slurm: SlurmCluster, runs_as: Person, installed: Installation, ring: Path, open_dir: Path, flags: tuple[str, ...]
+) -> None:
+    image = open_dir / "ring.sif"
+    image.write_bytes(ring.read_bytes())
+    trace = [need("strace"), "-f", "-ff", "-e", "trace=process_vm_readv", "-o", str(runs_as.home / "trace")]
+    argv = ["srun", "--mpi=pmi2", "-N1", "-n2", *trace, installed.hpcc, "exec", *flags, image, "ring", "9", "1000000"]
+    done = slurm.run(argv, runs_as, env={"HPCC_HOLD_IDLE": "1"}, timeout=60)  # strace waits for the holder, too
+    assert done.returncode == 0 and "the token is 9 after 9 rounds" in done.stdout, done.stderr
+    said = "".join(path.read_text() for path in runs_as.home.glob("trace.*"))
+    assert re.search(r"process_vm_readv\(\d+, .* = [1-9]\d{4,}\n", said), said or "it was not called"
+    assert " = -1 " not in said, said
