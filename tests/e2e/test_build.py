@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -129,8 +130,8 @@ def test_everything_of_a_definition_file(builder: Builder) -> None:
         "of setup\nof post\nnoted\nB\n"
     )
     assert builder.ok("test", "x.sif") == "tested hello  there\n"
-    assert builder.ok("run-help", "x.sif") == "    This helps.\n\n"
-    assert builder.ok("run-help", "--app", "foo", "x.sif") == "    foo helps\n\n"
+    assert builder.ok("run-help", "x.sif") == "    This helps.\n"
+    assert builder.ok("run-help", "--app", "foo", "x.sif") == "    foo helps\n"
     assert builder.ok("run", "--app", "foo", "x.sif") == "app foo more\n"
     assert builder.ok("exec", "--app", "foo", "x.sif", "cat", "/scif/apps/foo/bin/marker") == "installed\n"
     # owners and modes of the image are kept without root
@@ -418,6 +419,37 @@ def test_what_is_said_of_targets(of_user: Builder) -> None:
     assert "not yours to write" in of_user.fails("Bootstrap: busybox\n", target="closed/x.sif")
     said = of_user("build", "--remote", "x.sif", "docker-archive:x.tar").stderr
     assert "is on this host, and a server elsewhere could not read it" in said
+
+
+def test_debian_with_apt(of_user: Builder) -> None:
+    """A base by debootstrap, and a package by apt from this machine's mirror: several owners, without root."""
+    mirror, release = _mirror()
+    shutil.copytree("/etc/apt", of_user.home / "apt", ignore=shutil.ignore_patterns("auth.conf*"))
+    text = f"""Bootstrap: debootstrap
+OSVersion: {release}
+MirrorURL: {mirror}
+%files
+    apt /etc
+%post
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q update
+    apt-get -q install -y --no-install-recommends bc
+    useradd --create-home somebody
+    su somebody -c 'echo "6*7" | bc >~/answer'
+"""
+    of_user.build(text, timeout=600)
+    script = "cat /home/somebody/answer; stat -c %U /home/somebody/answer; stat -c %G /var/log/apt/term.log; dpkg -V bc"
+    assert of_user.ok("exec", "--fakeroot", "x.sif", "sh", "-c", script) == "42\nsomebody\nadm\n"
+
+
+def _mirror() -> tuple[str, str]:
+    """This machine's own: (URL, release)."""
+    listed = subprocess.run(["apt-get", "indextargets"], capture_output=True, text=True, check=True).stdout
+    for stanza in listed.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line)
+        if fields.get("Component") == "main" and fields.get("Suite") in ("oldstable", "stable", "testing", "unstable"):
+            return fields["Repo-URI"].rstrip("/"), fields["Codename"]
+    raise AssertionError("apt knows no mirror of Debian")
 
 
 def test_an_old_squashfs(of_user: Builder) -> None:
