@@ -13,6 +13,7 @@ import pytest
 
 from hpcc.registry.fake import FakeRegistry
 from tests.e2e.test_pull import CONFIG, LAYERS
+from tests.support import people
 from tests.support.images import busybox, images
 from tests.support.installation import Installation
 from tests.support.people import Person
@@ -421,13 +422,18 @@ def test_what_is_said_of_targets(of_user: Builder) -> None:
     assert "is on this host, and a server elsewhere could not read it" in said
 
 
-def test_debian_with_apt(of_user: Builder) -> None:
-    """A base by debootstrap, and a package by apt from this machine's mirror: several owners, without root."""
+@pytest.mark.root
+def test_debian_with_apt(of_user: Builder, open_dir: Path, installed: Installation) -> None:
+    """A base by root's debootstrap, and a package by apt from this machine's mirror: several owners, without root."""
     mirror, release = _mirror()
     shutil.copytree("/etc/apt", of_user.home / "apt", ignore=shutil.ignore_patterns("auth.conf*"))
-    text = f"""Bootstrap: debootstrap
-OSVersion: {release}
-MirrorURL: {mirror}
+    (open_dir / "root").mkdir()
+    root = Builder(people.myself(open_dir / "root"), installed)
+    head = f"Bootstrap: debootstrap\nOSVersion: {release}\nMirrorURL: {mirror}\n"
+    root.build(head, target=str(open_dir / "base.sif"), timeout=600)
+    assert "only real root may" in of_user.fails(head)
+    text = f"""Bootstrap: localimage
+From: {open_dir}/base.sif
 %files
     apt /etc
 %post

@@ -15,6 +15,7 @@ needed=(
   attr              # getfattr, setfattr: extended attributes as others see them
   busybox-static    # the smallest payload
   dbus              # by it systemd --user asks the other systemd to move processes
+  debootstrap       # a base for a build with apt
   docker-registry   # a real registry
   e2fsprogs         # mke2fs, e2fsck, debugfs: makers and judges of ext3 images
   fuse-overlayfs    # writable layers with squashed owners
