@@ -46,7 +46,7 @@ COMMAND = Command(
     ),
     "hpcc build tools.sif tools.def\n"
     "hpcc build --sandbox debian docker://debian:12\n"
-    "hpcc build tools.sif debian                # the directory, once it is as it should be\n"
+    "hpcc build tools.sif debian    # of that directory\n"
     "hpcc build --build-arg VERSION=3.12 tools.sif tools.def\n"
     "hpcc build tools.sif Dockerfile",
 )
@@ -61,7 +61,7 @@ def main(name: str, argv: list[str]) -> int:
         raise usage_error(COMMAND, "build needs a target and what to build it from")
     target, spec = arguments.positional
     _refuse(arguments, spec)
-    settings = source_settings(arguments, spec if "://" in spec else "docker://registry-1.docker.io/x")
+    settings = source_settings(arguments, spec if "://" in spec else "docker://docker.io/library/x"  # whose account --docker-login asks for)
     if arguments.compression is not None:
         settings = settings.replace(compression=parsed("compression", "--compression", arguments.compression))
     load_site_packages()

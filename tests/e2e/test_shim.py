@@ -237,7 +237,7 @@ def test_every_stand_in_is_passed_over(runs_as: Person, shim: Path, installed: I
     for first in (shim, second, links):
         for name in NAMES:
             done = runs_as.run([first / name, "plugin", "x"], env={"PATH": f"{path}:{real}:{path}:/usr/bin:/bin"})
-            assert done.stdout == f"[{real}/singularity][build][x]", (first, name, done.stderr)
+            assert done.stdout == f"[{real}/singularity][plugin][x]", (first, name, done.stderr)
             done = runs_as.run([first / name, "plugin", "x"], env={"PATH": f"{path}:/usr/bin:/bin"}, timeout=60)
             assert done.returncode == 255 and "finds no Apptainer" in done.stderr, (first, name)
     for path in ("", "/no/such", ":"):
@@ -260,7 +260,7 @@ def test_a_wrapper_that_calls_by_name(runs_as: Person, shim: Path) -> None:
     wrapper = place(runs_as, "wrapper", text)
     for path in (f"{shim}:{wrapper}:{real}", f"{wrapper}:{shim}:{real}", f"{shim}:{wrapper}:{shim}:{real}"):
         done = call(runs_as, "apptainer", "plugin", path=f"{path}:{SYSTEM_PATH}")
-        assert done.stdout == f"[{real}/apptainer][build]", (path, done.stderr)
+        assert done.stdout == f"[{real}/apptainer][plugin]", (path, done.stderr)
 
 
 @pytest.mark.parametrize("how", ["exec", "", "PATH={shim}:$PATH exec"])
