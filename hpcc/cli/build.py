@@ -61,7 +61,8 @@ def main(name: str, argv: list[str]) -> int:
         raise usage_error(COMMAND, "build needs a target and what to build it from")
     target, spec = arguments.positional
     _refuse(arguments, spec)
-    settings = source_settings(arguments, spec if "://" in spec else "docker://docker.io/library/x"  # whose account --docker-login asks for)
+    # Of a definition file --docker-login asks for the account at Docker Hub.
+    settings = source_settings(arguments, spec if "://" in spec else "docker://docker.io/library/x")
     if arguments.compression is not None:
         settings = settings.replace(compression=parsed("compression", "--compression", arguments.compression))
     load_site_packages()
