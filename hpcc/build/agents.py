@@ -57,10 +57,10 @@ def bootstrap(
             f"Bootstrap: {agent} needs {' or '.join(tool.programs)}, which this host does not have",
             hint=f"Its package is {tool.packages}. Bootstrap: docker needs no tool of the host.",
         )
-    if agent == "debootstrap" and inside.owners == "alone":
+    if agent == "debootstrap" and inside.owners != "all":
         raise RuntimeUnavailable(
-            "Bootstrap: debootstrap makes files of several owners, and you have no subordinate ids",
-            hint="Ask for a line in /etc/subuid and /etc/subgid, and for the package uidmap.",
+            "Bootstrap: debootstrap makes device files, which only real root may",
+            hint="Bootstrap: docker with From: debian:12 is the same without root.",
         )
     config = f"{work}/bootstrap.conf"
     text, argv = command(agent, program, header, root, config)

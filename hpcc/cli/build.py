@@ -7,7 +7,7 @@ from hpcc.cli import inform
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.source import SOURCE_OPTIONS, chosen_platform, parsed, source_settings
 from hpcc.cli.terminal import terminal
-from hpcc.errors import HpccError, UsageError
+from hpcc.errors import HpccError, Unknown, UsageError
 from hpcc.records import TYPE_CHECKING
 from hpcc.sitepath import load_site_packages
 
@@ -46,7 +46,7 @@ COMMAND = Command(
     ),
     "hpcc build tools.sif tools.def\n"
     "hpcc build --sandbox debian docker://debian:12\n"
-    "hpcc build tools.sif debian                # the directory, once it is as it should be\n"
+    "hpcc build tools.sif debian    # of that directory\n"
     "hpcc build --build-arg VERSION=3.12 tools.sif tools.def\n"
     "hpcc build tools.sif Dockerfile",
 )
@@ -61,7 +61,8 @@ def main(name: str, argv: list[str]) -> int:
         raise usage_error(COMMAND, "build needs a target and what to build it from")
     target, spec = arguments.positional
     _refuse(arguments, spec)
-    settings = source_settings(arguments, spec if "://" in spec else "docker://registry-1.docker.io/x")
+    # Of a definition file --docker-login asks for the account at Docker Hub.
+    settings = source_settings(arguments, spec if "://" in spec else "docker://docker.io/library/x")
     if arguments.compression is not None:
         settings = settings.replace(compression=parsed("compression", "--compression", arguments.compression))
     load_site_packages()
@@ -136,7 +137,7 @@ def _options(arguments: Arguments, settings: "Settings") -> "Options":
 
 def _refuse(arguments: Arguments, spec: str) -> None:
     if arguments.encrypt or arguments.passphrase or arguments.pem_path:
-        raise UsageError(
+        raise Unknown(
             "hpcc does not encrypt images, nor can it run encrypted ones",
             hint="Keep the file where only you can read it; `apptainer build --encrypt` encrypts.",
         )
@@ -149,7 +150,7 @@ def _remote(spec: str, kind: str) -> HpccError:
             f"--remote: {spec} is on this host, and a server elsewhere could not read it",
             hint="Build it here: hpcc build needs no root.",
         )
-    return UsageError("--remote: no builder is configured", hint="Build it here: hpcc build needs no root.")
+    return Unknown("--remote: no builder is configured", hint="Build it here: hpcc build needs no root.")
 
 
 def _may_ask(target: str, options: "Options", arguments: Arguments) -> bool:

@@ -1,7 +1,5 @@
 """hpcc run-help: what an image says of its use, %help of a definition file."""
 
-import sys
-
 from hpcc.cli.arguments import Command, Option, parse, usage_error
 from hpcc.cli.source import SOURCE_OPTIONS, source_settings, wanted_image
 from hpcc.sitepath import load_site_packages
@@ -31,7 +29,5 @@ def main(name: str, argv: list[str]) -> int:
     app = arguments.app
     path = file_of(check_app(app), "runscript.help") if app is not None else "/.singularity.d/runscript.help"
     text = text_reader(image)(path)
-    sys.stdout.write(text or "No help sections were defined for this image\n")
-    if text and not text.endswith("\n"):
-        sys.stdout.write("\n")
+    print((text or "No help sections were defined for this image").rstrip("\n"))
     return 0

@@ -42,6 +42,7 @@ TARGETS = {
     "exec --compat: ms": "hpcc / apptainer at most 0.2",
     "exec, first start: ms": "hpcc / apptainer at most 0.5",
     "import numpy, cold: ms": "printed",
+    "build with apt-get install: seconds": "hpcc / apptainer at most 1",
 }
 ROUNDS = 3  # of pulls
 _SQUASH = ("-noappend", "-quiet", "-no-progress", "-no-xattrs", "-comp")
@@ -130,6 +131,27 @@ def podman(bench: Bench, name: str, tag: str, rounds: int) -> None:
         shutil.rmtree(storage)
 
 
+_DEFINITION = """Bootstrap: docker
+From: {host}/bench/debian:12
+%files
+    apt /etc
+%post
+    apt-get -q update
+    apt-get install -q -y --no-install-recommends cowsay
+"""
+"""With this machine's own configuration of apt."""
+
+
+def build(bench: Bench) -> None:
+    """A definition file with apt-get install, by both, once."""
+    home = bench.user.home
+    shutil.copytree("/etc/apt", home / "apt", ignore=shutil.ignore_patterns("auth.conf*"))
+    (home / "cowsay.def").write_text(_DEFINITION.format(host=bench.registry.host))
+    argv = ["build", "--fakeroot", "--force", "--no-https"]
+    bench.here("hpcc build", [bench.hpcc, *argv, "--no-cache", home / "cowsay.sif", home / "cowsay.def"])
+    bench.in_sid("apptainer build", ["apptainer", "--silent", *argv, home / "cowsay2.sif", home / "cowsay.def"])
+
+
 def smaller(bench: Bench, name: str, tag: str) -> None:
     """The same image as small as gzip can have it, from the blobs that are in the cache."""
     uri, target = f"docker://{bench.registry.host}/bench/{name}:{tag}", bench.user.home / f"{name}-{tag}-9.sif"
@@ -202,6 +224,7 @@ def rows(bench: Bench, quick: bool) -> list[Row]:
     compare("exec debian.sif true: ms", "exec", "wall", 1e-3)
     compare("exec debian.sif true: cpu ms", "exec", "cpu", 1e-3)
     compare("exec --compat: ms", "exec --compat", "wall", 1e-3)
+    compare("build with apt-get install: seconds", "build")
     compare("exec, first start: ms", "exec first", "wall", 1e-3)
     compare("exec --compat, first start: ms", "exec --compat first", "wall", 1e-3)
     if not quick:
@@ -290,6 +313,8 @@ def _measure(top: Path, *, quick: bool) -> tuple[list[Row], dict[str, float], Be
         starts.executions(bench, "exec first", [], first=["--no-hold"])
         starts.executions(bench, "exec --compat first", ["--compat"], first=["--no-hold"])
         starts.unpacked_first(bench)
+        say("builds")
+        build(bench)
         say("layouts, and requests")
         layout_of = "bench/debian:12" if quick else "bench/scipy:1"
         bench.layouts = time_layouts(bench.user, bench.hpcc, registry, layout_of)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from hpcc.registry.fake import FakeRegistry
 from tests.e2e.test_pull import CONFIG, LAYERS
+from tests.support import people
 from tests.support.images import busybox, images
 from tests.support.installation import Installation
 from tests.support.people import Person
@@ -129,8 +131,8 @@ def test_everything_of_a_definition_file(builder: Builder) -> None:
         "of setup\nof post\nnoted\nB\n"
     )
     assert builder.ok("test", "x.sif") == "tested hello  there\n"
-    assert builder.ok("run-help", "x.sif") == "    This helps.\n\n"
-    assert builder.ok("run-help", "--app", "foo", "x.sif") == "    foo helps\n\n"
+    assert builder.ok("run-help", "x.sif") == "    This helps.\n"
+    assert builder.ok("run-help", "--app", "foo", "x.sif") == "    foo helps\n"
     assert builder.ok("run", "--app", "foo", "x.sif") == "app foo more\n"
     assert builder.ok("exec", "--app", "foo", "x.sif", "cat", "/scif/apps/foo/bin/marker") == "installed\n"
     # owners and modes of the image are kept without root
@@ -418,6 +420,42 @@ def test_what_is_said_of_targets(of_user: Builder) -> None:
     assert "not yours to write" in of_user.fails("Bootstrap: busybox\n", target="closed/x.sif")
     said = of_user("build", "--remote", "x.sif", "docker-archive:x.tar").stderr
     assert "is on this host, and a server elsewhere could not read it" in said
+
+
+@pytest.mark.root
+def test_debian_with_apt(of_user: Builder, open_dir: Path, installed: Installation) -> None:
+    """A base by root's debootstrap, and a package by apt from this machine's mirror: several owners, without root."""
+    mirror, release = _mirror()
+    shutil.copytree("/etc/apt", of_user.home / "apt", ignore=shutil.ignore_patterns("auth.conf*"))
+    (open_dir / "root").mkdir()
+    root = Builder(people.myself(open_dir / "root"), installed)
+    head = f"Bootstrap: debootstrap\nOSVersion: {release}\nMirrorURL: {mirror}\n"
+    root.build(head, target=str(open_dir / "base.sif"), timeout=600)
+    assert "only real root may" in of_user.fails(head)
+    text = f"""Bootstrap: localimage
+From: {open_dir}/base.sif
+%files
+    apt /etc
+%post
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q update
+    apt-get -q install -y --no-install-recommends bc
+    useradd --create-home somebody
+    su somebody -c 'echo "6*7" | bc >~/answer'
+"""
+    of_user.build(text, timeout=600)
+    script = "cat /home/somebody/answer; stat -c %U /home/somebody/answer; stat -c %G /var/log/apt/term.log; dpkg -V bc"
+    assert of_user.ok("exec", "--fakeroot", "x.sif", "sh", "-c", script) == "42\nsomebody\nadm\n"
+
+
+def _mirror() -> tuple[str, str]:
+    """This machine's own: (URL, release)."""
+    listed = subprocess.run(["apt-get", "indextargets"], capture_output=True, text=True, check=True).stdout
+    for stanza in listed.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line)
+        if fields.get("Component") == "main" and fields.get("Suite") in ("oldstable", "stable", "testing", "unstable"):
+            return fields["Repo-URI"].rstrip("/"), fields["Codename"]
+    raise AssertionError("apt knows no mirror of Debian")
 
 
 def test_an_old_squashfs(of_user: Builder) -> None:

@@ -176,9 +176,10 @@ def test_a_stand_in_of_an_hpcc_that_is_gone(runs_as: Person, shim: Path, install
 # -- what is behind --------------------------------------------------------------------------------------------------
 
 UNKNOWN = (
-    ["build", "x.sif", "x.def"],
+    ["plugin", "x.sif", "x.def"],
+    ["build", "--encrypt", "--pem-path", "key.pem", "x.sif", "x.def"],
     ["--quiet", "keyserver", "list"],
-    ["help", "build"],
+    ["help", "plugin"],
     ["config", "fakeroot", "--list"],  # hpcc's own command of that name is another one
     ["remote", "status"],
     ["exec", "--pem-path", "key.pem", "x.sif", "a b", ""],
@@ -210,8 +211,8 @@ def test_mistakes_are_not_handed_on(runs_as: Person, shim: Path) -> None:
 
 def test_hpcc_itself_hands_nothing_on(runs_as: Person, shim: Path, installed: Installation) -> None:
     real = place(runs_as, "real", SHOWS)
-    done = runs_as.run([installed.hpcc, "build", "x"], env={"PATH": f"{real}:{SYSTEM_PATH}"})
-    assert done.returncode == 255 and done.stdout == "" and "unknown command 'build'" in done.stderr
+    done = runs_as.run([installed.hpcc, "plugin", "x"], env={"PATH": f"{real}:{SYSTEM_PATH}"})
+    assert done.returncode == 255 and done.stdout == "" and "unknown command 'plugin'" in done.stderr
 
 
 def test_every_stand_in_is_passed_over(runs_as: Person, shim: Path, installed: Installation) -> None:
@@ -235,14 +236,14 @@ def test_every_stand_in_is_passed_over(runs_as: Person, shim: Path, installed: I
     path = ":".join(map(str, around))
     for first in (shim, second, links):
         for name in NAMES:
-            done = runs_as.run([first / name, "build", "x"], env={"PATH": f"{path}:{real}:{path}:/usr/bin:/bin"})
-            assert done.stdout == f"[{real}/singularity][build][x]", (first, name, done.stderr)
-            done = runs_as.run([first / name, "build", "x"], env={"PATH": f"{path}:/usr/bin:/bin"}, timeout=60)
+            done = runs_as.run([first / name, "plugin", "x"], env={"PATH": f"{path}:{real}:{path}:/usr/bin:/bin"})
+            assert done.stdout == f"[{real}/singularity][plugin][x]", (first, name, done.stderr)
+            done = runs_as.run([first / name, "plugin", "x"], env={"PATH": f"{path}:/usr/bin:/bin"}, timeout=60)
             assert done.returncode == 255 and "finds no Apptainer" in done.stderr, (first, name)
     for path in ("", "/no/such", ":"):
-        done = runs_as.run([shim / "apptainer", "build", "x"], env={"PATH": path})
+        done = runs_as.run([shim / "apptainer", "plugin", "x"], env={"PATH": path})
         assert done.returncode == 255 and "finds no Apptainer" in done.stderr, path
-    done = runs_as.run(["/usr/bin/env", "-u", "PATH", shim / "apptainer", "build", "x"])
+    done = runs_as.run(["/usr/bin/env", "-u", "PATH", shim / "apptainer", "plugin", "x"])
     assert done.returncode == 255 and "finds no Apptainer" in done.stderr
 
 
@@ -258,8 +259,8 @@ def test_a_wrapper_that_calls_by_name(runs_as: Person, shim: Path) -> None:
     text = f'#!/bin/bash\nmine={runs_as.home}/wrapper:\nPATH=${{PATH//"$mine"/}}\nexec apptainer "$@"\n'
     wrapper = place(runs_as, "wrapper", text)
     for path in (f"{shim}:{wrapper}:{real}", f"{wrapper}:{shim}:{real}", f"{shim}:{wrapper}:{shim}:{real}"):
-        done = call(runs_as, "apptainer", "build", path=f"{path}:{SYSTEM_PATH}")
-        assert done.stdout == f"[{real}/apptainer][build]", (path, done.stderr)
+        done = call(runs_as, "apptainer", "plugin", path=f"{path}:{SYSTEM_PATH}")
+        assert done.stdout == f"[{real}/apptainer][plugin]", (path, done.stderr)
 
 
 @pytest.mark.parametrize("how", ["exec", "", "PATH={shim}:$PATH exec"])
@@ -267,7 +268,7 @@ def test_a_wrapper_that_leads_back(runs_as: Person, shim: Path, how: str) -> Non
     """What cannot be seen from outside ends soon, and says who it is."""
     place(runs_as, "wrapper", f'#!/bin/sh\n{how.format(shim=shim)} {shim}/apptainer "$@"\n')
     path = f"{shim}:{runs_as.home}/wrapper:{SYSTEM_PATH}"
-    for argv in (["build", "x"], ["exec", images().main, "true"]):
+    for argv in (["plugin", "x"], ["exec", images().main, "true"]):
         done = call(runs_as, "apptainer", *argv, path=path, HPCC_BACKEND="apptainer")
         assert done.returncode == 255 and done.stderr.count("again and again") == 1, done.stderr
         assert f"{runs_as.home}/wrapper/apptainer calls hpcc's stand-in" in done.stderr
@@ -278,13 +279,13 @@ def test_what_the_real_one_gets(runs_as: Person, shim: Path) -> None:
     text = f'#!/bin/sh\necho "$PATH"; echo "$MINE ${LEVEL}"\n'
     real = place(runs_as, "real", text)
     mixed = place(runs_as, "mixed", f"#!/bin/sh\n{MARK}\n", "apptainer", "mksquashfs")
-    done = call(runs_as, "apptainer", "build", path=f"{shim}:{mixed}:{real}:/usr/bin:/bin:relative", MINE="a b")
+    done = call(runs_as, "apptainer", "plugin", path=f"{shim}:{mixed}:{real}:/usr/bin:/bin:relative", MINE="a b")
     assert done.stdout == f"{mixed}:{real}:/usr/bin:/bin:relative\na b 1\n"
 
 
 def test_a_program_that_cannot_run(runs_as: Person, shim: Path) -> None:
     real = place(runs_as, "real", "#!/no/such/interpreter\n")
-    done = call(runs_as, "apptainer", "build", path=f"{shim}:{real}:{SYSTEM_PATH}")
+    done = call(runs_as, "apptainer", "plugin", path=f"{shim}:{real}:{SYSTEM_PATH}")
     assert done.returncode == 255 and f"{real}/apptainer" in done.stderr and "Traceback" not in done.stderr
 
 

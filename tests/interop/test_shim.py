@@ -37,7 +37,7 @@ def test_handed_on(person: Person, path: str, pulled: Pulled) -> None:
 
     real = apptainer(["capability", "avail", "CAP_CHOWN"], person).stdout
     assert "CAP_CHOWN" in real and shim("capability", "avail", "CAP_CHOWN") == real
-    assert "Build an Apptainer image" in shim("build", "--help")
+    assert "Manage Apptainer plugins" in shim("plugin", "--help")
     assert shim("--version").partition("+")[0] == apptainer(["--version"], person).stdout.strip()
     assert shim("version").partition("+")[0] == apptainer(["version"], person).stdout.strip()
     shim("build", "--no-https", person.home / "built.sif", f"docker://{pulled.registry.host}/tests/plain:1.0")

@@ -17,6 +17,7 @@ needed=(
   chromium          # a browser for JupyterLab
   cpio              # what is in an RPM
   dbus              # by it systemd --user asks the other systemd to move processes
+  debootstrap       # a base for a build with apt
   docker-registry   # a real registry
   docker.io         # dockerd: a real one, which keeps images
   e2fsprogs         # mke2fs, e2fsck, debugfs: makers and judges of ext3 images
