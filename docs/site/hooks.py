@@ -3,6 +3,7 @@
 index.md                    README.md
 reference/*.md              reference.py, next to this file
 workflows/**                READMEs as pages, all other files as they are
+CONTRIBUTING.md, …          of the repository's root, and packaging/README.md
 adr/                        in the navigation, by their titles
 assets/iframe-worker.js     search where the site is read from a disk: see there
 """
@@ -12,6 +13,7 @@ import posixpath
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "integrations"), str(Path(__file__).parent
 import reference  # noqa: E402
 
 _ELSEWHERE = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=['\"]?(?:https?:)?//[^>]*>")
+_PROJECT = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "packaging/README.md")
 WORKER = "assets/iframe-worker.js"
 _WORKER = """\
 // A browser starts no worker from a file: of a site on a disk. So it gets the worker's text, from here.
@@ -42,9 +45,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     config.extra["polyfills"] = [WORKER]  # a name that tells the plugin `offline` not to ask another site for one
     decisions = sorted(Path(config.docs_dir, "adr").glob("*.md"))
     config.nav.append({"Decisions": [f"adr/{path.name}" for path in decisions]})
-    config.nav.append(
-        {"Workflows": [str(path.relative_to(ROOT)) for path in sorted(_workflows()) if path.suffix == ".md"]}
-    )
+    config.nav.append({"Workflows": [name for name in _workflows() if name.endswith(".md")]})
+    config.nav.append({"Project": list(_PROJECT)})
     return config
 
 
@@ -55,8 +57,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     add("index.md", (ROOT / "README.md").read_text())
     for name, text in reference.pages().items():
         add(f"reference/{name}.md", text)
-    for path in _workflows():
-        add(str(path.relative_to(ROOT)), path.read_text())
+    for name in (*_workflows(), *_PROJECT):
+        add(name, (ROOT / name).read_text())
     (worker,) = (Path(material.__file__).parent / "templates/assets/javascripts/workers").glob("search.*.js")
     add(WORKER, _WORKER.format(text=json.dumps(worker.read_text())))
     return files
@@ -65,10 +67,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
     """Links go where things are on the site; those to a directory go to its README."""
     here = posixpath.dirname(page.file.src_uri)
-    # README.md, which stands in the root of the repository, and workflows/, beside docs/
-    origin = "" if page.file.src_uri == "index.md" else posixpath.join("docs", here)
-    if page.file.src_uri.startswith("workflows/"):
-        origin = here
+    beside = page.file.src_uri == "index.md" or page.file.src_uri in (*_workflows(), *_PROJECT)  # not below docs/
+    origin = here if beside else posixpath.join("docs", here)
 
     def moved(match: re.Match[str]) -> str:
         target, hash, anchor = match[1].partition("#")
@@ -90,8 +90,9 @@ def on_post_build(config: MkDocsConfig) -> None:
             raise PluginError(f"{path.relative_to(config.site_dir)} needs the network: {found[0]}")
 
 
-def _workflows() -> list[Path]:
+@cache
+def _workflows() -> list[str]:
     listed = subprocess.run(
         ["git", "ls-files", "-z", "workflows"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return [ROOT / name for name in listed.stdout.split("\0") if name]
+    return sorted(filter(None, listed.stdout.split("\0")))
