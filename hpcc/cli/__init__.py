@@ -167,7 +167,7 @@ def _help(argv: list[str]) -> int:
     print("hpcc: Docker and OCI images on HPC clusters, without Docker and without root\n")
     print("Usage: hpcc [--quiet|--verbose|--debug] COMMAND [OPTIONS] …\n\nCommands:")
     for name, (_, summary) in COMMANDS.items():
-        print(f"  {name:<10} {summary}")
+        print(f"  {name:<11} {summary}")
     if others:
         print(f"\nOf integrations: {', '.join(others)}")
     print("\n`hpcc COMMAND --help` tells more. Example:\n  hpcc exec docker://python:3.12 python3 -c 'print(1)'")
