@@ -142,6 +142,7 @@ def settle(person: Person, directory: Path) -> None:
         (directory / name).write_text(snakefile)
     (directory / "train.sh").write_text("#!/bin/sh\necho train $SLURM_ARRAY_TASK_ID\n")
     (directory / "train.sh").chmod(0o755)
+    (directory / "tools.def").write_text("Bootstrap: docker\nFrom: debian:12\n%post\n    echo done >/done\n")
     (directory / "sbom.json").write_text("{}")
     (directory / "ngc-key").write_text("a-key")
     for path in (directory, *directory.rglob("*")):
@@ -231,15 +232,17 @@ def _commands(text: str) -> Iterator[list[str]]:
     lexer.commenters = "#"
     lexer.whitespace_split = True
     words: list[str] | None = None
+    before = ""
     for word in lexer:
         if word and set(word) <= set("();<>|&\n"):
             if words is not None:
                 yield words
             words = None
-        elif word == "hpcc" and words is None:
+        elif word == "hpcc" and words is None and before != "dask":  # `dask hpcc …` is a command of Dask's
             words = []
         elif words is not None:
             words.append(word)
+        before = word
     if words is not None:
         yield words
 
