@@ -210,6 +210,8 @@ class FakeLibrary(WebServer):
         name, _, version = parts.path.rpartition(":")
         plain = {"/version": {"apiVersion": self.api} if self.api else None, "/v1/token-status": {}}
         plain["/v1/search"] = self.found
+        if parts.path.startswith(("/v1/tags/", "/v2/tags/")):
+            plain[parts.path] = {}
         if parts.path in plain or parts.path.startswith(("/v1/entities/", "/v1/collections/", "/v1/containers/")):
             if self._denied and parts.path != "/version":
                 return 401, json.dumps({"error": {"code": 401, "message": "Unauthorized"}}).encode(), ""
