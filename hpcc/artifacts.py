@@ -51,7 +51,7 @@ def parse_address(uri: str, named: Named, platform: Platform, settings: Settings
         reference = Reference.parse(f"docker://{named.place}")
         address = Address(uri, reference, reference.name)
     elif named.agent == "library":
-        library = LibraryName.parse(named.place, settings.library_url)
+        library = LibraryName.parse(named.place, settings.library_url, plain=settings.nohttps)
         host = host_of(library.endpoint)
         hashed = Digest.of(f"{library.endpoint}/{library.path}:{library.version} {platform.architecture}".encode()).hex
         reference = Reference(host, f"library/{hashed[:40]}", "latest", None)

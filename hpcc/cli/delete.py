@@ -13,6 +13,7 @@ COMMAND = Command(
         Option(("-A", "--arch"), "of this architecture, instead of this host's", "ARCH"),
         Option(("-F", "--force"), "do not ask"),
         Option(("--library",), "the library, instead of the setting library_url", "URL"),
+        Option(("--no-https", "--nohttps"), "talk plain http to the host in library://HOST/…"),
     ),
     "hpcc delete --arch arm64 library://lab/group/tools:1.4",
 )

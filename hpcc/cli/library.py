@@ -24,6 +24,8 @@ def settings_for(arguments: Arguments, what: str) -> Settings:
     settings = Settings.from_environ()
     if arguments.options.get("library"):
         settings = settings.replace(library_url=arguments.library)
+    if arguments.options.get("no_https"):
+        settings = settings.replace(nohttps=True)
     if settings.offline:
         raise SettingsError(f"hpcc is offline ({settings.origins['offline']}), and {what}", hint="HPCC_OFFLINE=false.")
     return settings
@@ -55,7 +57,7 @@ def parse_names(uri: str, settings: Settings) -> list[LibraryName]:
     if "@" in text or not slash or len(words) != 2:
         raise InvalidReference(f"{uri[:200]} is no whole name of an image in a library", hint=_MISSING)
     return [
-        LibraryName.parse(f"{before}/{name}:{tag}", settings.library_url)
+        LibraryName.parse(f"{before}/{name}:{tag}", settings.library_url, plain=settings.nohttps)
         for tag in (tags.split(",") if colon else ["latest"])
     ]
 

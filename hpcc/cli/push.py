@@ -32,7 +32,7 @@ COMMAND = Command(
         Option(("-D", "--description"), "what a library says of the image", "TEXT"),
         Option(("--library",), "the library, instead of the setting library_url", "URL"),
         Option(("--docker-login",), "ask for a registry account, for this command alone"),
-        Option(("--no-https", "--nohttps"), "talk plain http to the registry"),
+        Option(("--no-https", "--nohttps"), "talk plain http to the registry, or to the host in library://HOST/…"),
     ),
     "hpcc push image.sif oras://ghcr.io/lab/image:1.0\n"
     "hpcc push --oci image.sif docker://ghcr.io/lab/image:1.0\n"

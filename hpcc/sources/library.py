@@ -29,11 +29,11 @@ class LibraryName(NamedTuple):
     version: str
 
     @classmethod
-    def parse(cls, text: str, endpoint: str) -> LibraryName:
-        """What stands behind library://. InvalidReference."""
+    def parse(cls, text: str, endpoint: str, *, plain: bool = False) -> LibraryName:
+        """What stands behind library://; `plain`: a host in it speaks http alone. InvalidReference."""
         host, slash, rest = text.strip("/").partition("/")
         if slash and ("." in host or ":" in host):
-            endpoint, text = f"https://{host}", rest
+            endpoint, text = f"{'http' if plain else 'https'}://{host}", rest
         name, at, digest = text.strip("/").partition("@")
         version = digest.replace(":", ".")
         if not at:

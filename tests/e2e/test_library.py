@@ -68,6 +68,12 @@ def test_push_and_pull(hpcc: Hpcc, image: Path, library: FakeLibrary, runs_as: P
     assert [path for method, path, _ in library.changes if method == "PUT"].count("/v2/imagefile/id-3/_complete") == 1
     done = hpcc("pull", "again.sif", URI)
     assert done.returncode == 0 and (runs_as.home / "again.sif").read_bytes() == SIF, done.stderr
+    there = f"library://{library.host}/lab/group/tools:3"
+    env = {"HPCC_LIBRARY_URL": "http://127.0.0.1:1", "HPCC_LIBRARY_TOKEN": TOKEN}
+    for argv in (("push", "-U", image), ("pull", "third.sif"), ("delete", "-F")):
+        done = hpcc(argv[0], "--no-https", *argv[1:], there, env=env)
+        assert done.returncode == 0, done.stderr
+    assert (runs_as.home / "third.sif").read_bytes() == SIF and set(library.authorisations) == {""}
     quiet = hpcc("--quiet", "push", "-U", image, URI)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
 
