@@ -11,6 +11,7 @@ from hpcc.oci.digest import Digest
 from hpcc.oci.reference import Reference, covers
 from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.registry.addresses import split
+from hpcc.registry.librarytoken import find_token
 from hpcc.sources.library import LibraryName
 from hpcc.sources.sifs import Kept, open_file, read_kept
 from hpcc.sources.signatures import needs_signature
@@ -50,7 +51,7 @@ def parse_address(uri: str, named: Named, platform: Platform, settings: Settings
         reference = Reference.parse(f"docker://{named.place}")
         address = Address(uri, reference, reference.name)
     elif named.agent == "library":
-        library = LibraryName.parse(named.place, settings.library_url)
+        library = LibraryName.parse(named.place, settings.library_url, plain=settings.nohttps)
         host = host_of(library.endpoint)
         hashed = Digest.of(f"{library.endpoint}/{library.path}:{library.version} {platform.architecture}".encode()).hex
         reference = Reference(host, f"library/{hashed[:40]}", "latest", None)
@@ -101,7 +102,7 @@ def may_be_private(address: Address, settings: Settings) -> bool:
     """Whether an address may be one that not everybody has, or can use: its name goes into no lock of a group's."""
     if address.url:
         return "?" in address.url  # as signed URLs of object stores are
-    return address.library is None or bool(token(settings))
+    return address.library is None or bool(token(settings, address.library.endpoint))
 
 
 def known(
@@ -115,7 +116,13 @@ def known(
             yield kept, File(*file)
 
 
-def token(settings: Settings) -> str:
-    """For libraries, from the environment alone, so that it is on no command line."""
-    names = (f"{prefix}_LIBRARY_TOKEN" for prefix in ("HPCC", "APPTAINER", "SINGULARITY"))
-    return next((value for name in names if (value := settings.environ.get(name))), "")
+def token(settings: Settings, endpoint: str) -> str:
+    """For the library there: of the environment, which means that of the setting library_url alone, else what
+    `hpcc registry login` has stored for it; "" for none. Never on a command line. SettingsError.
+    """
+    if endpoint == settings.library_url.rstrip("/"):
+        names = (f"{prefix}_LIBRARY_TOKEN" for prefix in ("HPCC", "APPTAINER", "SINGULARITY"))
+        found = next((value for name in names if (value := settings.environ.get(name))), "")
+        if found:
+            return found
+    return find_token(settings.environ, endpoint)

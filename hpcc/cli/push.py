@@ -1,4 +1,4 @@
-"""hpcc push: a SIF to a registry, as it is (oras://) or as an OCI image (docker://)."""
+"""hpcc push: a SIF to a registry, as it is (oras://) or as an OCI image (docker://), or to a library (library://)."""
 
 import hashlib
 import json
@@ -23,15 +23,20 @@ if TYPE_CHECKING:
 COMMAND = Command(
     "push [OPTIONS] SIF URI",
     "Put a SIF into a registry: to oras://HOST/NAME[:TAG] as a file, as `apptainer push` does; with --oci to "
-    "docker://HOST/NAME[:TAG] as an OCI image of one layer, which Docker and podman run. What the registry has already "
-    "is not sent again.",
+    "docker://HOST/NAME[:TAG] as an OCI image of one layer, which Docker and podman run; or to "
+    "library://ENTITY/COLLECTION/NAME[:TAG[,TAG…]], a library, which wants it signed. What is there already is not "
+    "sent again.",
     (
         Option(("--oci",), "as an OCI image"),
-        Option(("-U", "--allow-unsigned"), "as in Apptainer; oras:// takes unsigned images anyway"),
+        Option(("-U", "--allow-unsigned"), "to a library without a signature; oras:// takes all SIFs anyway"),
+        Option(("-D", "--description"), "what a library says of the image", "TEXT"),
+        Option(("--library",), "the library, instead of the setting library_url", "URL"),
         Option(("--docker-login",), "ask for a registry account, for this command alone"),
-        Option(("--no-https", "--nohttps"), "talk plain http to the registry"),
+        Option(("--no-https", "--nohttps"), "talk plain http to the registry, or to the host in library://HOST/…"),
     ),
-    "hpcc push image.sif oras://ghcr.io/lab/image:1.0\nhpcc push --oci image.sif docker://ghcr.io/lab/image:1.0",
+    "hpcc push image.sif oras://ghcr.io/lab/image:1.0\n"
+    "hpcc push --oci image.sif docker://ghcr.io/lab/image:1.0\n"
+    "hpcc push image.sif library://lab/group/image:1.0,latest",
 )
 CONFIG = "application/vnd.sylabs.sif.config.v1+json"
 LAYER = "application/vnd.sylabs.sif.layer.v1.sif"
@@ -44,6 +49,13 @@ def main(name: str, argv: list[str]) -> int:
     if len(arguments.positional) != 2:
         raise usage_error(COMMAND, "push needs a SIF and where it goes")
     path, uri = arguments.positional
+    if path.startswith("library://"):
+        raise usage_error(COMMAND, f"the SIF comes before the URI: {uri} {path}")
+    if uri.startswith("library://"):
+        load_site_packages()
+        from hpcc.cli.library import push
+
+        return push(path, uri, arguments)
     scheme = "docker://" if arguments.oci else "oras://"
     if not uri.startswith(scheme):
         if path.startswith(scheme):
@@ -54,7 +66,8 @@ def main(name: str, argv: list[str]) -> int:
             raise UsageError(f"{uri}: {other}", hint=f"{way}, or push to {scheme}HOST/NAME[:TAG].")
         raise Unknown(
             f"{uri}: hpcc push does not know this place",
-            hint="It pushes to oras://HOST/NAME[:TAG], and with --oci to docker://HOST/NAME[:TAG].",
+            hint="It pushes to oras://HOST/NAME[:TAG], library://ENTITY/COLLECTION/NAME[:TAG], and with --oci to "
+            "docker://HOST/NAME[:TAG].",
         )
     load_site_packages()
     from hpcc.oci.manifest import OCI_MANIFEST
@@ -95,7 +108,7 @@ def main(name: str, argv: list[str]) -> int:
 
 def _send_file(fd: int, title: str, upload: "Upload", progress: Progress) -> tuple[bool, bytes]:
     size = os.fstat(fd).st_size
-    digest = _digest(fd, size, progress)
+    digest = digest_of(fd, size, progress)
     progress.stage("Pushing", size)
     part = progress.part(f"{digest.hex[:12]}", size)
     sent = upload.blob(digest, size, lambda at, length: pread(fd, length, at), part)
@@ -122,7 +135,8 @@ def _send_image(path: str, upload: "Upload", progress: Progress) -> tuple[bool, 
     return sent, flat.manifest
 
 
-def _digest(fd: int, size: int, progress: Progress) -> "Digest":
+def digest_of(fd: int, size: int, progress: Progress) -> "Digest":
+    """The SHA-256 of the file; the progress tells how far it is."""
     from hpcc.oci.digest import Digest
 
     progress.stage("Reading", size)

@@ -1,14 +1,14 @@
-"""hpcc registry login, logout, list: accounts at registries. `hpcc remote` is the same."""
+"""hpcc registry login, logout, list: accounts at registries, and a library's token. `hpcc remote` is the same."""
 
 import json
-import sys
 
 from hpcc.cli import say
 from hpcc.cli.arguments import Arguments, Command, Option, parse, usage_error
 from hpcc.cli.group import Subcommand, dispatch
-from hpcc.cli.prompts import ask_login
+from hpcc.cli.prompts import ask_login, read_password
+from hpcc.cli.registry_library import list_tokens, login_library, logout_library
 from hpcc.errors import HpccError, InvalidReference, SettingsError, UsageError
-from hpcc.oci.reference import DOCKER_HUB, Reference, api_host, canonical_registry
+from hpcc.oci.reference import Reference, api_host, canonical_registry
 from hpcc.records import TYPE_CHECKING, NamedTuple
 from hpcc.registry.credentials import ANY, Credentials, find_variables
 from hpcc.registry.logins import list_logins, remove_login, store_login
@@ -20,21 +20,25 @@ if TYPE_CHECKING:
     from hpcc.registry.client import Registry
 
 LOGIN = Command(
-    "registry login [OPTIONS] [docker://]HOST[/PATH]",
-    "Store an account for a registry, or for a part of it, once the registry has accepted it. Without HOST: docker.io.",
+    "registry login [OPTIONS] [[docker://]HOST[/PATH]]",
+    "Store an account for a registry, or for a part of it, once the registry has accepted it. Without HOST: the token "
+    "of the library that library_url names, once the library has accepted it.",
     (
         Option(("-u", "--username"), "the account; asked for where it is missing", "NAME"),
         Option(("--password-stdin",), "read the password or token from stdin, instead of asking for it"),
+        Option(("--tokenfile",), "read the library's token from this file", "FILE"),
         Option(("--no-https", "--nohttps"), "talk plain http to the registry"),
     ),
     "hpcc registry login --username ann docker://ghcr.io\n"
-    "hpcc registry login -u '$oauthtoken' --password-stdin nvcr.io < ngc-key",
+    "hpcc registry login -u '$oauthtoken' --password-stdin nvcr.io < ngc-key\n"
+    "hpcc registry login --tokenfile ~/library-token",
 )
 LOGOUT = Command(
-    "registry logout [docker://]HOST[/PATH]",
-    "Forget the account that `hpcc registry login` has stored. Without HOST: docker.io.",
+    "registry logout [[docker://]HOST[/PATH]]",
+    "Forget the account that `hpcc registry login` has stored. Without HOST: the token of the library that library_url "
+    "names.",
     (),
-    "hpcc registry logout ghcr.io",
+    "hpcc registry logout ghcr.io\nhpcc registry logout",
 )
 LIST = Command(
     "registry list [--json]",
@@ -47,7 +51,6 @@ SUBCOMMANDS = {
     "logout": Subcommand("forget it", "hpcc.cli.registry", "logout"),
     "list": Subcommand("show the accounts that hpcc has or finds", "hpcc.cli.registry", "show"),
 }
-MAX_PASSWORD = 64 << 10  # bytes; the keys of Google's service accounts have 2.4 KB
 _PREFIXES = ("docker://", "oras://", "https://")
 
 
@@ -70,7 +73,11 @@ def login(argv: list[str]) -> int:
     """hpcc registry login"""
     _refuse_password(argv)
     arguments = parse(LOGIN, argv)
+    if not arguments.positional:
+        return login_library(LOGIN, arguments)
     host, path = _parse_scope(LOGIN, arguments)
+    if arguments.tokenfile:
+        raise usage_error(LOGIN, f"--tokenfile has a library's token, and {host} is a registry")
     if arguments.password_stdin and not arguments.username:
         raise usage_error(LOGIN, "--password-stdin needs --username")
     settings = Settings.from_environ()
@@ -83,7 +90,7 @@ def login(argv: list[str]) -> int:
         )
     store = _own_store(settings)
     if arguments.password_stdin:
-        credentials = Credentials(arguments.username, _read_password())
+        credentials = Credentials(arguments.username, read_password())
     else:
         credentials = ask_login(host, arguments.username or "")
     with registry_for_login(host, credentials, settings) as registry:
@@ -117,6 +124,8 @@ def registry_for_login(host: str, credentials: Credentials, settings: Settings) 
 def logout(argv: list[str]) -> int:
     """hpcc registry logout"""
     arguments = parse(LOGOUT, argv)
+    if not arguments.positional:
+        return logout_library(arguments)
     host, path = _parse_scope(LOGOUT, arguments)
     scope = f"{host}/{path}".rstrip("/")
     settings = Settings.from_environ()
@@ -140,6 +149,7 @@ def show(argv: list[str]) -> int:
     rows = _variable_rows(settings)
     rows += [Row(entry.scope, entry.username, own, entry.helper, True) for entry in list_logins(own)]
     rows += _file_rows(settings, warn=not arguments.silent)
+    rows += [Row(endpoint, "(token)", source, "", is_own) for endpoint, source, is_own in list_tokens(settings)]
     if arguments.json:
         print(json.dumps([row._asdict() for row in rows], indent=1))
         return 0
@@ -178,11 +188,9 @@ def _own_store(settings: Settings) -> str:
 
 
 def _parse_scope(command: Command, arguments: Arguments) -> tuple[str, str]:
-    """(canonical registry, path or "") of the one argument; Docker Hub where there is none."""
+    """(canonical registry, path or "") of the one argument."""
     if len(arguments.positional) > 1:
         raise usage_error(command, "only one registry can be given")
-    if not arguments.positional:
-        return DOCKER_HUB, ""
     given = text = arguments.positional[0]
     for prefix in _PREFIXES:
         text = text.removeprefix(prefix)
@@ -210,21 +218,6 @@ def _refuse_password(argv: list[str]) -> None:
                 "a password on the command line can be read by everybody on this host",
                 hint="hpcc asks for it; or give --password-stdin, and the password on stdin. Change this one.",
             )
-
-
-def _read_password() -> str:
-    data = sys.stdin.buffer.read(MAX_PASSWORD + 1)
-    if len(data) > MAX_PASSWORD:
-        raise UsageError(
-            f"stdin has more than {MAX_PASSWORD >> 10} KiB", hint="Is that the password, and nothing else?"
-        )
-    try:
-        password = data.decode().removesuffix("\n").removesuffix("\r")  # what is in the middle belongs to it
-    except UnicodeDecodeError:
-        raise UsageError("the password on stdin is no UTF-8", hint="Is that the password, and nothing else?") from None
-    if not password:
-        raise UsageError("the password on stdin is empty", hint='printf %s "$TOKEN" | hpcc registry login …')
-    return password
 
 
 def _printable(text: str) -> str:

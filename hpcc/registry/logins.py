@@ -1,4 +1,4 @@
-"""hpcc's own store of registry logins: the one file of that kind that hpcc writes.
+"""hpcc's own store of registry logins: the one file of that kind that hpcc writes (librarytoken.py has tokens).
 
     $XDG_CONFIG_HOME/hpcc/                   0700
         docker-config.json                   0600; the format is Docker's, see hpcc.registry.stores
@@ -71,18 +71,28 @@ def list_logins(path: str) -> list[Entry]:
 @contextmanager
 def _changed(path: str) -> Iterator[dict[str, Any]]:
     """The file's document, to be changed within the lock; written when the block ends without an error."""
+    with changing(path, "login") as target:
+        document = read_store(target) or {}
+        yield document
+        replace(target, json.dumps(document, indent="\t", ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+@contextmanager
+def changing(path: str, what: str) -> Iterator[str]:
+    """Hold a file of secrets, in a directory that is there for its owner alone; where it really lies.
+
+    CacheError for what goes wrong with it within the block, LockTimeout.
+    """
     target = os.path.realpath(path)  # some keep their settings elsewhere and have links to them
     try:
         _make_directory(os.path.dirname(path))
         with _locked(f"{target}.lock"):
-            document = read_store(target) or {}
-            yield document
-            _write(target, json.dumps(document, indent="\t", ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            yield target
     except LockTimeout:  # which is an OSError too
         raise
     except OSError as error:
         raise CacheError(
-            f"cannot write the login to {path}: {error.strerror}",
+            f"cannot write the {what} to {path}: {error.strerror}",
             hint="Is there room, and is it yours? XDG_CONFIG_HOME names another place.",
         ) from None
 
@@ -127,10 +137,10 @@ def _try_lock(fd: int) -> bool:
     return True
 
 
-def _write(path: str, data: bytes) -> None:
+def replace(path: str, data: bytes) -> None:
     """Replace the file whole, with mode 0600; on stable storage when this returns."""
     directory = os.path.dirname(path)
-    fd, temporary = tempfile.mkstemp(prefix=".docker-config.", dir=directory)  # 0600 from the first byte on
+    fd, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=directory)  # 0600 from the first byte on
     try:
         with open(fd, "wb") as file:
             _hand_over(fd, directory)

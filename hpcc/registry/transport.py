@@ -5,7 +5,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import SplitResult
 
 from hpcc.errors import RegistryError, RegistryUnavailable
@@ -80,12 +80,13 @@ class Transport:
         *,
         query: Mapping[str, str] | None = None,
         form: Mapping[str, str] | None = None,
-        data: bytes | None = None,
+        data: bytes | Iterable[bytes] | None = None,
         tries: int = TRIES,
     ) -> Response:
         """The answer, whatever its status but 429, after redirects and, where that helps, after more tries.
 
-        `form` or `data` is the body; neither goes to where a redirect leads. tries: 1 for what cannot be asked twice.
+        `form` or `data` is the body; neither goes to where a redirect leads. Data in pieces has a length, and is
+        iterated anew for each try. tries: 1 for what cannot be asked twice.
         Raises RateLimited, RegistryUnavailable, RegistryError. The caller closes the answer.
         """
         for attempt in range(tries):
@@ -150,7 +151,7 @@ class Transport:
         url: str,
         headers: Mapping[str, str],
         query: Mapping[str, str] | None,
-        form: Mapping[str, str] | bytes | None,
+        form: Mapping[str, str] | bytes | Iterable[bytes] | None,
         name: str,
     ) -> Response:
         """One request and its redirects; Authorization goes to the origin (scheme, host, port) of `url` alone."""
@@ -175,9 +176,10 @@ class Transport:
         url: str,
         headers: Mapping[str, str],
         query: Mapping[str, str] | None,
-        form: Mapping[str, str] | bytes | None,
+        form: Mapping[str, str] | bytes | Iterable[bytes] | None,
     ) -> Response:
         connect, answer = self._timeout
+        is_large = not isinstance(form, bytes | Mapping | None)  # it is stored before it is answered for
         try:
             response = self._session().request(
                 method,
@@ -185,7 +187,7 @@ class Transport:
                 headers=headers,
                 params=query,
                 data=form,
-                timeout=(connect, answer if self._reached else min(answer, FIRST_ANSWER)),
+                timeout=(connect, answer if self._reached or is_large else min(answer, FIRST_ANSWER)),
                 stream=True,
                 allow_redirects=False,
             )

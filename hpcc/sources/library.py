@@ -8,7 +8,7 @@ errors                                                     {"error": {"code": 40
 
 from __future__ import annotations
 
-from hpcc.errors import ImageNotFound, InvalidReference, RegistryError, UnsupportedImage
+from hpcc.errors import AccessDenied, ImageNotFound, InvalidReference, RegistryError, UnsupportedImage
 from hpcc.oci.digest import Digest
 from hpcc.records import TYPE_CHECKING, NamedTuple
 
@@ -29,11 +29,11 @@ class LibraryName(NamedTuple):
     version: str
 
     @classmethod
-    def parse(cls, text: str, endpoint: str) -> LibraryName:
-        """What stands behind library://. InvalidReference."""
+    def parse(cls, text: str, endpoint: str, *, plain: bool = False) -> LibraryName:
+        """What stands behind library://; `plain`: a host in it speaks http alone. InvalidReference."""
         host, slash, rest = text.strip("/").partition("/")
         if slash and ("." in host or ":" in host):
-            endpoint, text = f"https://{host}", rest
+            endpoint, text = f"{'http' if plain else 'https'}://{host}", rest
         name, at, digest = text.strip("/").partition("@")
         version = digest.replace(":", ".")
         if not at:
@@ -73,6 +73,12 @@ def ask_library(web: Web, name: LibraryName, arch: str) -> Entry:
     """What the name means now. ImageNotFound, RegistryError, UnsupportedImage."""
     try:
         data = web.document(f"{name.endpoint}/v1/images/{name.path}:{name.version}", f"image {name}", {"arch": arch})
+    except AccessDenied as error:
+        raise AccessDenied(
+            error.message,
+            hint="Is the name right? If it is private: `hpcc registry login` or HPCC_LIBRARY_TOKEN, "
+            f"where library_url is {name.endpoint}.",
+        ) from None
     except ImageNotFound:
         raise ImageNotFound(
             f"{name.endpoint} has no {name} for {arch}",

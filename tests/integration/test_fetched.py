@@ -290,6 +290,8 @@ def test_names_in_libraries() -> None:
     ):
         assert LibraryName.parse(text, there) == (there, path, version)
     assert LibraryName.parse("x.example/a/b/c", there) == ("https://x.example", "a/b/c", "latest")
+    assert LibraryName.parse("x.example/a/b/c", there, plain=True).endpoint == "http://x.example"
+    assert LibraryName.parse("a/b/c", there, plain=True).endpoint == there
     for text in ("a/b/c/d", "a//c", "a/../c", "a b", "a/b/c:", "ä"):
         with pytest.raises(InvalidReference):
             LibraryName.parse(text, there)

@@ -36,6 +36,14 @@ class WebServer:
                 except OSError:
                     self.close_connection = True
 
+            def do_POST(self) -> None:
+                try:
+                    server.change(self)
+                except OSError:
+                    self.close_connection = True
+
+            do_PUT = do_DELETE = do_POST
+
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
@@ -96,15 +104,101 @@ class WebServer:
             handler.wfile.flush()
             handler.close_connection = True
 
+    def change(self, handler: BaseHTTPRequestHandler) -> None:
+        """Answer POST, PUT and DELETE, which mean nothing here."""
+        self.say(handler, 405, {})
+
+    def say(self, handler: BaseHTTPRequestHandler, status: int, document: dict[str, Any]) -> None:
+        data = json.dumps(document).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
 
 class FakeLibrary(WebServer):
-    """A library; `images` by (path, tag, arch). token: without which nothing is there."""
+    """A library; `images` by (path, tag, arch). token: without which nothing is there.
 
-    def __init__(self) -> None:
+    api: what it says of its version, "" for one that is older than that; made: what was made, by kind and name, with
+    its id; changes: all requests that change something, as (method, path, document); breaks: how many uploads break
+    off.
+    """
+
+    def __init__(self, api: str = "2.0.0-alpha.2") -> None:
         super().__init__()
         self.images: dict[tuple[str, str, str], bytes] = {}
         self.token = ""
         self.changed: dict[str, Any] = {}  # of what is said of each image
+        self.api, self.breaks, self.store_url = api, 0, self.url
+        self.made: dict[str, dict[str, Any]] = {}
+        self.changes: list[tuple[str, str, dict[str, Any]]] = []
+        self.found: dict[str, Any] = {}  # what a search finds
+        self._uploads: dict[str, bytes] = {}  # by the image's id
+
+    def _no(self, handler: BaseHTTPRequestHandler, status: int, message: str) -> None:
+        self.say(handler, status, {"error": {"code": status, "message": message}})
+
+    def change(self, handler: BaseHTTPRequestHandler) -> None:
+        url = urllib.parse.urlsplit(handler.path)
+        length, parts = int(handler.headers.get("Content-Length", 0)), url.path.strip("/").split("/")
+        is_upload = parts[0] == "uploads" or (parts[:2] == ["v1", "imagefile"])
+        if is_upload and self.breaks:
+            self.breaks -= 1
+            handler.rfile.read(length // 2)
+            handler.close_connection = True
+            handler.connection.close()
+            return
+        data = handler.rfile.read(length)
+        document = json.loads(data) if data and not is_upload else {}
+        self.authorisations.append(handler.headers.get("Authorization", ""))
+        self.changes.append((handler.command, handler.path, document))
+        if parts[0] == "uploads":
+            self._uploads[parts[1]] = data
+            self.say(handler, 200, {})
+        elif self.token and handler.headers.get("Authorization") != f"Bearer {self.token}":
+            self._no(handler, 401, "Unauthorized")
+        elif handler.command == "DELETE":
+            name, _, version = "/".join(parts[2:]).rpartition(":")
+            arch = urllib.parse.parse_qs(url.query)["arch"][0]
+            if self.images.pop((name, version, arch), None) is None:
+                self._no(handler, 404, "image not found")
+            else:
+                self.say(handler, 200, {})
+        elif parts[1] in ("entities", "collections", "containers", "images") and handler.command == "POST":
+            above = {"entities": "", "collections": "entity", "containers": "collection", "images": "container"}
+            name, key = document.get("name") or document["hash"], above[parts[1]]
+            if key:
+                (parent,) = [each for each in self.made if self.made[each]["id"] == document[key]]
+                name = f"{parent.partition('/')[2]}{':' if key == 'container' else '/'}{name}"
+            entry = {**document, "id": f"id-{len(self.made)}"}
+            self.made[f"{parts[1]}/{name}"] = entry
+            self.say(handler, 200, {"data": entry})
+        elif parts[1] == "imagefile":
+            self._upload(handler, parts, document, data)
+        else:
+            assert parts[1] == "tags", parts
+            self._tag(parts, document)
+            self.say(handler, 200, {"data": {}})
+
+    def _upload(self, handler: BaseHTTPRequestHandler, parts: list[str], document: dict[str, Any], data: bytes) -> None:
+        (image,) = [each for each in self.made.values() if each["id"] == parts[2]]
+        if parts[0] == "v2" and parts[3:] != ["_complete"]:
+            assert self.api and document["sha256sum"] == image["hash"].removeprefix("sha256.")
+            self.say(handler, 200, {"data": {"uploadURL": f"{self.store_url}/uploads/{parts[2]}?signature=secret"}})
+            return
+        if parts[0] == "v1":
+            self._uploads[parts[2]] = data
+        if f"sha256.{hashlib.sha256(self._uploads[parts[2]]).hexdigest()}" != image["hash"]:
+            self._no(handler, 400, "the file has another hash")
+            return
+        image["uploaded"] = True
+        self.say(handler, 200, {"data": {}})
+
+    def _tag(self, parts: list[str], document: dict[str, Any]) -> None:
+        assert ("Arch" in document) == (parts[0] == "v2")
+        (name,) = [each for each in self.made if self.made[each]["id"] == parts[2]]
+        path, arch = name.removeprefix("containers/"), document.get("Arch", "any")
+        self.images[path, document["Tag"], arch] = self._uploads[document["ImageID"]]
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         self._denied = bool(self.token) and handler.headers.get("Authorization") != f"Bearer {self.token}"
@@ -114,6 +208,18 @@ class FakeLibrary(WebServer):
         parts = urllib.parse.urlsplit(path)
         arch = dict(urllib.parse.parse_qsl(parts.query)).get("arch", "")
         name, _, version = parts.path.rpartition(":")
+        plain = {"/version": {"apiVersion": self.api} if self.api else None, "/v1/token-status": {}}
+        plain["/v1/search"] = self.found
+        if parts.path.startswith(("/v1/tags/", "/v2/tags/")):
+            plain[parts.path] = {}
+        if parts.path in plain or parts.path.startswith(("/v1/entities/", "/v1/collections/", "/v1/containers/")):
+            if self._denied and parts.path != "/version":
+                return 401, json.dumps({"error": {"code": 401, "message": "Unauthorized"}}).encode(), ""
+            known = plain.get(parts.path, self.made.get(parts.path.removeprefix("/v1/")))
+            return (200, json.dumps({"data": known}).encode(), "") if known is not None else (404, b"{}", "")
+        made = self.made.get(parts.path.removeprefix("/v1/"))
+        if made is not None and not self._denied:
+            return 200, json.dumps({"data": made}).encode(), ""
         for kind in ("/v1/images/", "/v1/imagefile/"):
             if not name.startswith(kind) or path in self.redirects:
                 continue
