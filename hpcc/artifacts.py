@@ -101,7 +101,7 @@ def may_be_private(address: Address, settings: Settings) -> bool:
     """Whether an address may be one that not everybody has, or can use: its name goes into no lock of a group's."""
     if address.url:
         return "?" in address.url  # as signed URLs of object stores are
-    return address.library is None or bool(token(settings))
+    return address.library is None or bool(token(address.library, settings))
 
 
 def known(
@@ -115,7 +115,10 @@ def known(
             yield kept, File(*file)
 
 
-def token(settings: Settings) -> str:
-    """For libraries, from the environment alone, so that it is on no command line."""
+def token(library: LibraryName, settings: Settings) -> str:
+    """For the library of the settings and no other that a name asks for; from the environment alone, so that it is on
+    no command line."""
+    if library.endpoint != settings.library_url.rstrip("/"):
+        return ""
     names = (f"{prefix}_LIBRARY_TOKEN" for prefix in ("HPCC", "APPTAINER", "SINGULARITY"))
     return next((value for name in names if (value := settings.environ.get(name))), "")

@@ -107,7 +107,7 @@ class _Fetcher:
             user_agent=f"hpcc/{__version__}",
             ca_files=ca_files(host_of(base), settings),
             insecure=settings.insecure,
-            token=token(settings) if library else "",
+            token=token(library, settings) if library else "",
         ) as web:
             if library is None:
                 return self._from_url(web, address.url, address.expected)
