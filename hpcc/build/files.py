@@ -117,7 +117,8 @@ def _copy(
     if kind == stat.S_IFLNK:
         os.symlink(os.readlink(name, dir_fd=source), new, dir_fd=target)
     elif kind == stat.S_IFREG:
-        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=source), "rb") as read:
+        flags = os.O_RDONLY | os.O_CLOEXEC | (0 if follow or top else os.O_NOFOLLOW)
+        with open(os.open(name, flags, dir_fd=source), "rb") as read:
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
             with open(fd, "wb") as write:
                 shutil.copyfileobj(read, write, 1 << 20)
@@ -158,6 +159,6 @@ def fingerprint(transfers: Sequence[Transfer]) -> str:
 
     for transfer in transfers:
         for path in _matches(transfer.source, None):
-            seen.update(f"{transfer.target}\0".encode())
+            seen.update(os.fsencode(f"{transfer.target}\0"))
             take(path)
     return seen.hexdigest()

@@ -398,6 +398,7 @@ SAID: list[tuple[str, tuple[str, ...], str]] = [
     ("Bootstrap: yum\nMirrorURL: http://127.0.0.1:1/\n", (), "needs dnf or yum, which this host does not have"),
     ("Bootstrap: arch\n", (), "needs pacstrap, which this host does not have"),
     ("Bootstrap: busybox\n%files\n  lost*\n", (), "there is no lost*"),
+    ("Bootstrap: busybox\nMirrorURL: /bin/false\n", (), "/bin/false is no busybox"),
     ("Bootstrap: busybox\n%post -c /bin/lost\n  x\n", (), "/bin/lost: not found"),
     ("Bootstrap: busybox\n%setup\n  exit 4\n", (), "%setup ended with 4"),
     ("Bootstrap: busybox\n", ("--section", "posts"), "there is no such section"),
