@@ -27,6 +27,7 @@ from hpcc.errors import (
 from hpcc.image import open_image
 from hpcc.registry import transport
 from hpcc.registry.web import Web
+from hpcc.sources.agents import Named, file_name
 from hpcc.sources.library import LibraryName
 from tests.support.archives import new_save, tar_of
 from tests.support.docker_registry import DockerRegistry
@@ -214,6 +215,11 @@ def test_what_goes_wrong(web: WebServer, tmp_path: Path, name: str) -> None:
         Opened(f"{web.url}{path}", tmp_path, **environ)
     assert "Traceback" not in raised.value.message
     assert [path for path in left(tmp_path) if path.startswith(("sif", "tmp"))] == []
+
+
+def test_no_file_name_is_in_what_is_no_url() -> None:
+    with pytest.raises(UsageError, match="is no http:// or https:// URL"):
+        file_name(Named("http", "http://[::1"))
 
 
 def test_urls_that_are_none(tmp_path: Path) -> None:
