@@ -142,7 +142,7 @@ def test_everything_of_a_definition_file(builder: Builder) -> None:
     labels = builder.ok("inspect", "x.sif")
     for line in ("Author: me and me\n", "Post.Label: of post\n", "deffile.bootstrap: busybox\n"):
         assert line in labels
-    assert builder.ok("inspect", "--deffile", "x.sif") == ALL
+    assert builder.ok("inspect", "--deffile", "x.sif") == f"{ALL}\n"  # as Apptainer ends it
     assert builder.ok("inspect", "--list-apps", "x.sif") == "foo\n"
     assert builder.ok("exec", "x.sif", "ls", "-A", "/").split().count(".post.script") == 0
     assert (builder.home / "x.sif").stat().st_mode & 0o777 == 0o755
@@ -416,6 +416,8 @@ def test_what_is_said(of_user: Builder, text: str, options: tuple[str, ...], sai
 def test_what_is_said_of_targets(of_user: Builder) -> None:
     assert "is not there" in of_user("build", "x.sif", "lost.def").stderr
     assert "is no directory" in of_user.fails("Bootstrap: busybox\n", target="lost/x.sif")
+    os.mkfifo(of_user.home / "pipe", 0o666)
+    assert "pipe is no file" in of_user("build", "x.sif", "pipe").stderr
     closed = of_user.home / "closed"
     closed.mkdir(mode=0o555)
     assert "not yours to write" in of_user.fails("Bootstrap: busybox\n", target="closed/x.sif")

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from hpcc.build import metadata
+from hpcc.build.files import copy_files
 from hpcc.build.inside import Inside
 from hpcc.build.pack import How, pack_squashfs
-from hpcc.build.unpack import copy_directory, unpack_squashfs
+from hpcc.build.unpack import copy_directory, remove_tree, unpack_squashfs
+from hpcc.definition.model import Transfer
 from hpcc.definition.parse import parse
-from hpcc.errors import InvalidImage, RuntimeUnavailable
+from hpcc.errors import InvalidImage, RuntimeUnavailable, UsageError
 from hpcc.pack import DataWriter
 from hpcc.progress import SILENT
 from hpcc.settings import Settings
@@ -54,6 +56,31 @@ def test_without_owners_nothing_is_set_user_id(tmp_path: Path) -> None:
         copy_directory(str(root), str(copied), owners=owners)
         assert modes(unpacked) == ([0o6755, 0o2775] if owners else [0o755, 0o775])
         assert modes(copied)[0] == (0o6755 if owners else 0o755)
+
+
+def test_a_link_to_the_directory_that_it_is_in(tmp_path: Path) -> None:
+    source, root = tmp_path / "source", tmp_path / "root"
+    (source / "below").mkdir(parents=True)
+    root.mkdir()
+    (source / "below/self").symlink_to("..")
+    with pytest.raises(UsageError, match="the link self leads to a directory that it is in"):
+        copy_files([Transfer(str(source), "/opt")], str(root))
+
+
+def test_a_tree_without_a_path_is_removed(tmp_path: Path) -> None:
+    top = tmp_path / "tree"
+    top.mkdir()
+    fd = os.open(top, os.O_RDONLY)
+    for number in range(3000):
+        os.mkdir("d" if number % 7 else "d" * 200, 0o700, dir_fd=fd)
+        below = os.open("d" if number % 7 else "d" * 200, os.O_RDONLY, dir_fd=fd)
+        os.fchmod(below, 0o700)
+        os.close(fd)
+        fd = below
+    os.fchmod(fd, 0o000)
+    os.close(fd)
+    remove_tree(str(top))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_process_is_killed(tmp_path: Path) -> None:
