@@ -146,6 +146,8 @@ def _serve(to: socket.socket, settings: Settings) -> None:
             answer = (number, "failed", error)
         except RecursionError:
             answer = (number, "failed", InvalidImage("its directories lie too deep, one in the other"))
+        except Exception as error:  # a fault of hpcc's, of which the parent is to show where it is
+            answer = (number, "failed", error)
         try:
             _send(to, answer)
         except BrokenPipeError:

@@ -416,6 +416,8 @@ def test_what_is_said(of_user: Builder, text: str, options: tuple[str, ...], sai
 def test_what_is_said_of_targets(of_user: Builder) -> None:
     assert "is not there" in of_user("build", "x.sif", "lost.def").stderr
     assert "is no directory" in of_user.fails("Bootstrap: busybox\n", target="lost/x.sif")
+    said = of_user.fails("Bootstrap: busybox\n", env={"SOURCE_DATE_EPOCH": "9" * 20})
+    assert "is no number of seconds that a squashfs can hold" in said
     os.mkfifo(of_user.home / "pipe", 0o666)
     assert "pipe is no file" in of_user("build", "x.sif", "pipe").stderr
     closed = of_user.home / "closed"

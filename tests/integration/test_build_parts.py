@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,14 @@ def test_the_process_is_killed(tmp_path: Path) -> None:
         with pytest.raises(RuntimeUnavailable, match="was ended from outside") as raised:
             inside.call(os.getpid)
         assert "memory" in raised.value.hint
+    inside.close()
+
+
+def test_a_fault_in_the_process_is_not_its_end(tmp_path: Path) -> None:
+    inside = Inside(Settings.from_environ({"HOME": str(tmp_path)}), SILENT)
+    with pytest.raises(OverflowError):
+        inside.call(time.gmtime, 1e30)
+    assert inside.call(os.getpid) == inside._pid
     inside.close()
 
 
