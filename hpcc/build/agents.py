@@ -126,7 +126,10 @@ def _install_busybox(program: str, path: str) -> None:
     root = Root(path)
     with open(program, "rb") as file:
         root.write("/bin/busybox", file.read(), 0o755)
-    listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    done = subprocess.run([program, "--list"], capture_output=True, text=True, errors="replace", check=False)
+    listed = done.stdout.split()
+    if done.returncode or "sh" not in listed:
+        raise UsageError(f"{program} is no busybox: {program} --list names no programs", hint="Leave MirrorURL out.")
     for name in listed:
         root.link(f"/bin/{name}", "busybox")
     for name in ("usr", "sbin"):

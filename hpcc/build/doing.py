@@ -8,6 +8,7 @@ Dockerfile          the definition file that it is translated to
 
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -47,6 +48,8 @@ def kind_of(spec: str) -> str:
         )
     try:
         with open(os.open(spec, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UsageError(f"{spec} is no file", hint="What comes from a pipe, write to a file first.")
             head = file.read(1 << 16)
     except OSError as error:
         raise UsageError(f"{spec}: {error.strerror}") from None

@@ -1,5 +1,6 @@
 """%files: from the host with all links followed, from a stage as things are there. In the process of inside.py."""
 
+import errno
 import glob
 import os
 import shutil
@@ -10,7 +11,8 @@ from hashlib import sha256
 from hpcc.build.root import Root, remove
 from hpcc.definition.model import Transfer
 from hpcc.errors import UsageError
-from hpcc.runtime.stage import MAX_LINKS
+
+MOST_DEEP = 400  # each takes two descriptors, of which there may be 1024
 
 
 def copy_files(transfers: Sequence[Transfer], target: str, stage: str = "", apps: str = "") -> None:
@@ -88,14 +90,24 @@ def _copy_one(path: str, place: str, root: Root, source: Root | None) -> None:
 
 
 def _copy(
-    source: int | None, name: str, target: int, new: str, *, follow: bool, top: bool = False, depth: int = 0
+    source: int | None,
+    name: str,
+    target: int,
+    new: str,
+    *,
+    follow: bool,
+    top: bool = False,
+    above: tuple[tuple[int, int], ...] = (),
 ) -> None:
-    """follow: links are; else files keep their owners."""
-    if depth > 25 * MAX_LINKS:
-        raise OSError(40, "directories that contain themselves")
+    """follow: links are; else files keep their owners. above: the directories that the source is in."""
     status = os.stat(name, dir_fd=source, follow_symlinks=follow or top)
     kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
     if kind == stat.S_IFDIR:
+        itself = (status.st_dev, status.st_ino)
+        if itself in above:
+            raise OSError(errno.ELOOP, f"the link {name} leads to a directory that it is in")
+        if len(above) > MOST_DEEP:
+            raise OSError(errno.ELOOP, f"more than {MOST_DEEP} directories, one in the other")
         try:
             os.mkdir(new, 0o700, dir_fd=target)
             made = True
@@ -106,7 +118,7 @@ def _copy(
         here = os.open(name, flags | (0 if follow or top else os.O_NOFOLLOW), dir_fd=source)
         try:
             for entry in sorted(os.listdir(here)):
-                _copy(here, entry, below, entry, follow=follow, depth=depth + 1)
+                _copy(here, entry, below, entry, follow=follow, above=(*above, itself))
             if made:
                 _like(below, status, mode, keep=not follow)
         finally:
@@ -117,7 +129,8 @@ def _copy(
     if kind == stat.S_IFLNK:
         os.symlink(os.readlink(name, dir_fd=source), new, dir_fd=target)
     elif kind == stat.S_IFREG:
-        with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=source), "rb") as read:
+        flags = os.O_RDONLY | os.O_CLOEXEC | (0 if follow or top else os.O_NOFOLLOW)
+        with open(os.open(name, flags, dir_fd=source), "rb") as read:
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
             with open(fd, "wb") as write:
                 shutil.copyfileobj(read, write, 1 << 20)
@@ -148,7 +161,7 @@ def fingerprint(transfers: Sequence[Transfer]) -> str:
     def take(path: str, depth: int = 0) -> None:
         status = os.stat(path)
         seen.update(f"{path}\0{status.st_mode & 0o7755:o}\0".encode("utf-8", "surrogateescape"))
-        if stat.S_ISDIR(status.st_mode) and depth < 25 * MAX_LINKS:
+        if stat.S_ISDIR(status.st_mode) and depth <= MOST_DEEP:
             for name in sorted(os.listdir(path)):
                 take(os.path.join(path, name), depth + 1)
         elif stat.S_ISREG(status.st_mode):
@@ -158,6 +171,6 @@ def fingerprint(transfers: Sequence[Transfer]) -> str:
 
     for transfer in transfers:
         for path in _matches(transfer.source, None):
-            seen.update(f"{transfer.target}\0".encode())
+            seen.update(os.fsencode(f"{transfer.target}\0"))
             take(path)
     return seen.hexdigest()

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-from hpcc.errors import CacheError, HpccError, place_hint
+from hpcc.errors import CacheError, HpccError, InvalidImage, RuntimeUnavailable, place_hint
 from hpcc.progress import Part, Progress
 from hpcc.settings import Settings
 
@@ -50,14 +50,20 @@ class Inside:
     def call(self, function: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -> _T:
         """What the function returns or raises in there; what it tells its parameter `progress` this process hears."""
         self._number += 1
-        _send(self._socket, (self._number, function, arguments, options))
+        try:
+            _send(self._socket, (self._number, function, arguments, options))
+        except (BrokenPipeError, ConnectionResetError):
+            raise _gone() from None
         result: _T = self._receive(self._number)
         return result
 
     def _receive(self, wanted: int) -> Any:
         part: Part | None = None
         while True:
-            number, what, value = _read(self._socket)
+            try:
+                number, what, value = _read(self._socket)
+            except (EOFError, ConnectionResetError):
+                raise _gone() from None
             if what == "info":
                 self._progress.info(value)
             elif what == "warning":
@@ -138,10 +144,21 @@ def _serve(to: socket.socket, settings: Settings) -> None:
             answer = (number, "done", function(*arguments, **options))
         except (HpccError, OSError, ValueError, MemoryError) as error:
             answer = (number, "failed", error)
+        except RecursionError:
+            answer = (number, "failed", InvalidImage("its directories lie too deep, one in the other"))
+        except Exception as error:  # a fault of hpcc's, of which the parent is to show where it is
+            answer = (number, "failed", error)
         try:
             _send(to, answer)
         except BrokenPipeError:
             return
+
+
+def _gone() -> HpccError:
+    return RuntimeUnavailable(
+        "the process that writes the files of the build was ended from outside",
+        hint="Where memory is limited, the kernel ends what takes too much: give the job more, or build elsewhere.",
+    )
 
 
 def _enter(settings: Settings) -> str:

@@ -66,19 +66,19 @@ def _prepare_apps(root: Root, stage: Stage) -> None:
         for directory in (f"{top}/bin", f"{top}/lib", f"/scif/data/{name}/input", f"/scif/data/{name}/output"):
             with root.directory(directory):
                 pass
-        root.write(f"{top}/scif/env/01-base.sh", scripts.app_base(name).encode(), 0o755)
+        root.write(f"{top}/scif/env/01-base.sh", os.fsencode(scripts.app_base(name)), 0o755)
         labels = {"SCIF_APP_NAME": name} | parse_labels(sections.get("applabels", Script()).text)
         root.write(f"{top}/scif/labels.json", scripts.labels_json(labels))
         if script := sections.get("appenv"):
-            root.write(f"{top}/scif/env/90-environment.sh", scripts.environment(script.text).encode(), 0o755)
+            root.write(f"{top}/scif/env/90-environment.sh", os.fsencode(scripts.environment(script.text)), 0o755)
         for section, file in (("apprun", "runscript"), ("appstart", "startscript"), ("apptest", "test")):
             if script := sections.get(section):
-                root.write(f"{top}/scif/{file}", script.executable().encode(), 0o755)
+                root.write(f"{top}/scif/{file}", os.fsencode(script.executable()), 0o755)
         if script := sections.get("apphelp"):
             root.write(f"{top}/scif/runscript.help", f"{script.text}\n".encode("utf-8", "surrogateescape"))
     if stage.apps:
         apps = root.directories("/scif/apps")
-        root.write(f"{TOP}/env/94-appsbase.sh", scripts.apps_base(apps).encode(), 0o755)
+        root.write(f"{TOP}/env/94-appsbase.sh", os.fsencode(scripts.apps_base(apps)), 0o755)
 
 
 def complete(path: str, stage: Stage, about: About) -> tuple[bytes, list[str]]:

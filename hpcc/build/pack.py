@@ -7,6 +7,7 @@ at SOURCE_DATE_EPOCH, if that is set. What was packed before and has not changed
     SIF                   objects · head · the same data · blocks of what is new · tables
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ _KINDS = {
 }  # fmt: skip
 _XATTRS = ("user.", "security.capability", "trusted.")
 _LATEST = (1 << 32) - 1
+_CHANGED, _RUNNING = "was replaced while it was packed", "Is something still running?"
 
 
 class How(NamedTuple):
@@ -139,7 +141,7 @@ class _Writer:
                     continue
                 writer.add(
                     status.st_size,
-                    _blocks(path, status.st_size),
+                    _blocks(path, status),
                     partial(placed, node, key, status.st_ctime_ns),
                 )
                 part.advance(status.st_size)
@@ -181,19 +183,22 @@ class _Tree:
         self.files: list[tuple[Node, str, os.stat_result]] = []
 
     def read(self) -> Node:
-        top = self._node(self._root, os.lstat(self._root))
-        todo = [(self._root, top)]
+        status = os.stat(self._root)
+        top = self._node(self._root, status)
+        todo = [(self._root, top, status)]
         while todo:
-            directory, node = todo.pop()
+            directory, node, seen = todo.pop()
             assert node.children is not None
-            for entry in sorted(os.scandir(directory), key=lambda each: os.fsencode(each.name)):
-                status = entry.stat(follow_symlinks=False)
-                child = self._node(entry.path, status)
-                if child is None:
-                    continue
-                node.children[os.fsencode(entry.name)] = child
-                if child.kind == fstree.DIRECTORY:
-                    todo.append((entry.path, child))
+            fd = _open_same(directory, os.O_DIRECTORY, seen)
+            try:
+                for entry in sorted(os.scandir(fd), key=lambda each: os.fsencode(each.name)):
+                    path, status = os.path.join(directory, entry.name), entry.stat(follow_symlinks=False)
+                    child = self._node(path, status)
+                    node.children[os.fsencode(entry.name)] = child
+                    if child.kind == fstree.DIRECTORY:
+                        todo.append((path, child, status))
+            finally:
+                os.close(fd)
         return top
 
     def _node(self, path: str, status: os.stat_result) -> Node:
@@ -230,10 +235,27 @@ def _xattrs(path: str) -> tuple[tuple[bytes, bytes], ...]:
         return ()
 
 
-def _blocks(path: str, size: int) -> Iterator[bytes]:
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(fd, "rb", buffering=0) as file:
-        left = size
+def _open_same(path: str, flags: int, seen: os.stat_result) -> int:
+    """A descriptor of what was seen there. InvalidImage where something else is there now.
+
+    What %post has left running, or whoever owns a sandbox, could put a link to a file of ours outside in its place.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise InvalidImage(f"{path} {_CHANGED}", hint=_RUNNING) from None
+    status = os.fstat(fd)
+    if (status.st_dev, status.st_ino) != (seen.st_dev, seen.st_ino):
+        os.close(fd)
+        raise InvalidImage(f"{path} {_CHANGED}", hint=_RUNNING)
+    return fd
+
+
+def _blocks(path: str, seen: os.stat_result) -> Iterator[bytes]:
+    with open(_open_same(path, os.O_NOFOLLOW, seen), "rb", buffering=0) as file:
+        left = seen.st_size
         while left:
             wanted = min(BLOCK_SIZE, left)
             block = file.read(wanted) or b""
@@ -243,7 +265,7 @@ def _blocks(path: str, size: int) -> Iterator[bytes]:
                     break
                 block += more
             if len(block) != wanted:
-                raise InvalidImage(f"{path} became shorter while it was packed", hint="Is something still running?")
+                raise InvalidImage(f"{path} became shorter while it was packed", hint=_RUNNING)
             left -= wanted
             yield block
 

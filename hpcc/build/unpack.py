@@ -11,13 +11,16 @@ from hpcc.sitepath import load_site_packages
 from hpcc.squashfs.inode import Inode
 from hpcc.squashfs.reader import SquashFS, open_squashfs
 
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
 
 def unpack_squashfs(
     path: str, offset: int, size: int, target: str, *, owners: bool, progress: Progress = SILENT
 ) -> list[str]:
     """Make the directory `target` with all that is in a squashfs; the device files that could not be made.
 
-    owners: with the owners of the image, as far as there are ids for them here. Raises OSError, InvalidImage.
+    owners: with the owners of the image, as far as there are ids for them here; without them nothing is set-user-id,
+    since on this host it would be the caller's, for whoever reaches it. Raises OSError, InvalidImage.
     """
     load_site_packages()
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -84,12 +87,12 @@ def _set_attributes(path: str, inode: Inode, *, owners: bool) -> None:
         except OSError:  # a filesystem without them, or one that is not ours to set
             pass
     if inode.kind != fstree.SYMLINK:
-        os.chmod(path, inode.mode)  # behind chown, which takes set-user-id away
+        os.chmod(path, inode.mode if owners else inode.mode & ~_SET_ID)  # behind chown, which takes set-user-id away
     os.utime(path, (inode.mtime, inode.mtime), follow_symlinks=False)
 
 
 def copy_directory(source: str, target: str, *, owners: bool) -> None:
-    """A sandbox as another; links, owners and times as they are. Raises OSError."""
+    """A sandbox as another; links, owners and times as they are, set-user-id as in `unpack_squashfs`. OSError."""
     seen: dict[tuple[int, int], str] = {}
 
     def copy(path: str, to: str, *, follow_symlinks: bool = True) -> str:
@@ -104,6 +107,8 @@ def copy_directory(source: str, target: str, *, owners: bool) -> None:
             os.mkfifo(to, stat.S_IMODE(status.st_mode))
         elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
             shutil.copy2(path, to, follow_symlinks=False)
+            if not owners and status.st_mode & _SET_ID and not stat.S_ISLNK(status.st_mode):
+                os.chmod(to, stat.S_IMODE(status.st_mode) & ~_SET_ID)
         else:
             return to
         _chown(path, to, owners=owners)

@@ -117,8 +117,8 @@ def _options(arguments: Arguments, settings: "Settings") -> "Options":
     container += [word for item in arguments.mount for word in ("--mount", item)]
     container += [word for word in ("nv", "rocm") if arguments.options[word] for word in (f"--{word}",)]
     epoch = settings.environ.get("SOURCE_DATE_EPOCH", "")
-    if epoch and not epoch.isdecimal():
-        raise UsageError(f"SOURCE_DATE_EPOCH={epoch!r} is no number of seconds")
+    if epoch and not (epoch.isascii() and epoch.isdecimal() and int(epoch[:11]) < 1 << 32):
+        raise UsageError(f"SOURCE_DATE_EPOCH={epoch[:99]!r} is no number of seconds that a squashfs can hold")
     return Options(
         sandbox=arguments.sandbox,
         force=arguments.force,

@@ -42,8 +42,11 @@ class Engine:
     def __init__(self, environ: Mapping[str, str]) -> None:
         """SettingsError for a DOCKER_HOST that hpcc cannot talk to. Connects to nobody."""
         self.address = environ.get("DOCKER_HOST") or DEFAULT
-        self._parts = urlsplit(self.address)
         self._certificates = ""
+        try:
+            self._parts = urlsplit(self.address)
+        except ValueError:
+            self._parts = urlsplit("")
         if self._parts.scheme not in ("unix", "tcp") or not (self._parts.path or self._parts.netloc):
             hint = "hpcc knows unix:///PATH and tcp://HOST:PORT; ssh -L makes the latter of a daemon behind ssh."
             raise SettingsError(f"DOCKER_HOST {self.address!r} is none that hpcc can talk to", hint=hint)

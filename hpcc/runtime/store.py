@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _HINT = "Name a directory with room on this node's disk in HPCC_NODE_DIR."
 _DAY = 86400.0
+_DEEP = 512
 
 
 class Limits(NamedTuple):
@@ -211,5 +212,9 @@ def remove(path: str) -> None:
     while todo:
         directory = todo.pop()
         os.chmod(directory, 0o700)
+        if len(directory) > len(path) + _DEEP:  # deeper ones have no path that the kernel takes, nor rmtree descriptors
+            up = f"{path}/.deep-{os.urandom(8).hex()}"
+            os.rename(directory, up)
+            directory = up
         todo += [entry.path for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
     shutil.rmtree(path)

@@ -105,7 +105,7 @@ def parse_statement(data: bytes) -> Statement:
                 raise ValueError("relativeId")
             objects[id] = digests
         return Statement(_digest(document["header"]["digest"]), objects)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise IntegrityError("the signed document does not tell of a SIF's objects") from None
 
 

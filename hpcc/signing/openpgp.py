@@ -74,7 +74,8 @@ def _public(cert: Any) -> PublicKey:
     first = next(iter(packets))
     body = bytes(first.body)
     bits = int.from_bytes(body[6:8], "big") if body[5] in (1, 2, 3, 17) else 256
-    users = [str(each) for each in cert.user_ids]
+    # Whoever made the key chose the text, and it is shown where a terminal would take it for commands.
+    users = ["".join(letter if letter.isprintable() else "?" for letter in str(each)) for each in cert.user_ids]
     return PublicKey(
         bytes(cert),
         str(cert.fingerprint).upper(),

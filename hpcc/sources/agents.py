@@ -51,9 +51,14 @@ def file_name(named: Named, *, raw: bool = False) -> str:
     raw the URL's own name.
     """
     if named.agent in ("http", "https"):
-        from urllib.parse import unquote, urlsplit
+        from urllib.parse import unquote
 
-        base = os.path.basename(unquote(urlsplit(named.place).path)).replace("\0", "")
+        from hpcc.registry.addresses import split
+
+        parts = split(named.place)
+        if parts is None:
+            raise UsageError(f"{named.place[:300]!r} is no http:// or https:// URL")
+        base = os.path.basename(unquote(parts.path)).replace("\0", "")
         base = base if base not in ("", ".", "..") else "image.sif"
         return base if raw else f"{_stem(base).removesuffix('.sif') or 'image'}.sif"
     if named.agent in _PATHS:

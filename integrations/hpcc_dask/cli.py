@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from hpcc.errors import HpccError, UsageError
+from hpcc.errors import EX_FAILURE, HpccError, UsageError
 
 _QUEUES = {"slurm": "SLURM", "pbs": "PBS", "lsf": "LSF", "sge": "SGE", "oar": "OAR", "htcondor": "HTCondor"}
 _OF_QUEUES = ("cores", "memory", "walltime", "queue", "account", "project")
@@ -121,7 +121,7 @@ def cluster(
             )
         more = {name: value for name, value in sizes.items() if value is not None}
         made = _cluster_class(jobs)(n_workers=0 if limits else n_workers, **options, **more)
-    with made, _address_in(scheduler_file, made.scheduler_address):
+    with _told(), made, _address_in(scheduler_file, made.scheduler_address):
         if limits:
             made.adapt(minimum=limits[0], maximum=limits[1])
         click.echo(f"Scheduler at: {made.scheduler_address}")
@@ -167,6 +167,10 @@ def _told() -> Iterator[None]:
         hint = f"\nhint: {error.hint}" if error.hint else ""
         click.echo(f"dask hpcc: {error.message}{hint}", err=True)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"dask hpcc: {where}{error.strerror or error}", err=True)
+        raise SystemExit(EX_FAILURE) from None
 
 
 @contextmanager

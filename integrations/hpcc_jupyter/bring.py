@@ -27,6 +27,7 @@ from hpcc_jupyter.inside import Python
 COMPLETE = "hpcc-complete"
 _PATIENCE = 900.0  # seconds for pip
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)[^;]*(?:;(.*))?")
+_SUFFIX = re.compile(r"\.cpython-[A-Za-z0-9_-]+\.so")
 _WHEELS = "ipykernel>=6.29,<8"
 
 
@@ -35,7 +36,7 @@ def bring_ipykernel(python: Python, environ: Mapping[str, str]) -> tuple[str, st
 
     Atomic: the directory is whole or absent; two at a time make it twice, and one of them stays.
     """
-    if not python.suffix.startswith(".cpython-"):
+    if not _SUFFIX.fullmatch(python.suffix):  # the image says so, and it becomes the name of a directory
         raise HpccError(
             f"ipykernel cannot be brought to {python.command} {python.version} of this image, which is no CPython",
             hint="Use an image that has ipykernel, or name another interpreter with --python.",

@@ -65,7 +65,7 @@ def ask_python(image: Image, command: str) -> Python | None:
         raise HpccError(f"cannot run {command} in {image.name}: {said.removeprefix('FATAL:').strip()}")
     try:
         mark, version, suffix, prefix, ipykernel = json.loads(done.stdout[-4096:].decode().strip().splitlines()[-1])
-    except (ValueError, IndexError, TypeError):
+    except (ValueError, IndexError, TypeError, RecursionError):
         mark = ""
     if mark != "hpcc" or not all(isinstance(text, str) for text in (version, suffix, prefix, ipykernel)):
         last = said.splitlines()[-1] if said else f"it ended with {done.returncode}"
@@ -111,9 +111,10 @@ def kernelspecs(image: Image, where: Sequence[str], ipykernel: int) -> dict[str,
                 continue
             try:
                 spec = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InvalidImage(f"{image.name}: {top}/{name}/kernel.json: {error}") from None
-            is_ipykernel = isinstance(spec, dict) and any("ipykernel" in str(word) for word in spec.get("argv") or ())
+            argv = spec.get("argv") if isinstance(spec, dict) else None
+            is_ipykernel = isinstance(argv, list) and any("ipykernel" in str(word) for word in argv)
             kernel = (
                 from_kernelspec(spec, f"{top}/{name}", ipykernel=ipykernel if is_ipykernel else 0)
                 if isinstance(spec, dict)

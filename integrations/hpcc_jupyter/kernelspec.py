@@ -10,6 +10,7 @@ the path there, and binds the file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from string import Template
 from typing import Any, NamedTuple
 
 from hpcc.version import __version__
@@ -77,7 +78,7 @@ def from_kernelspec(spec: Mapping[str, Any], directory: str, *, ipykernel: int =
     if not any(INSIDE in word for word in words):
         return None
     pairs = env.items() if isinstance(env, dict) else ()
-    variables = {name: value for name, value in pairs if isinstance(value, str) and name.isidentifier()}
+    variables = {name: value for name, value in pairs if name.isidentifier() and _is_plain(value)}
     language = spec.get("language")
     if ipykernel:
         variables.setdefault("PYTHONNOUSERSITE", "1")
@@ -92,6 +93,11 @@ def from_kernelspec(spec: Mapping[str, Any], directory: str, *, ipykernel: int =
         by_message,
         tuple(kept.items()),
     )
+
+
+def _is_plain(value: Any) -> bool:
+    """Not one in which Jupyter puts variables of its server, `${NAME}`: an image is told none that it asks for."""
+    return isinstance(value, str) and "\0" not in value and not Template(value).get_identifiers()
 
 
 def make_kernelspec(
@@ -111,6 +117,6 @@ def make_kernelspec(
         "display_name": wanted.display_name or inside.title,
         "language": inside.language,
         "interrupt_mode": "message" if inside.interrupts_by_message else "signal",
-        "env": {**environ, **{f"HPCCENV_{name}": value for name, value in inside.env}},
+        "env": {**environ, **{f"HPCCENV_{name}": value.replace("$", "$$") for name, value in inside.env}},
         "metadata": metadata,
     }

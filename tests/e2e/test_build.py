@@ -398,6 +398,7 @@ SAID: list[tuple[str, tuple[str, ...], str]] = [
     ("Bootstrap: yum\nMirrorURL: http://127.0.0.1:1/\n", (), "needs dnf or yum, which this host does not have"),
     ("Bootstrap: arch\n", (), "needs pacstrap, which this host does not have"),
     ("Bootstrap: busybox\n%files\n  lost*\n", (), "there is no lost*"),
+    ("Bootstrap: busybox\nMirrorURL: /bin/false\n", (), "/bin/false is no busybox"),
     ("Bootstrap: busybox\n%post -c /bin/lost\n  x\n", (), "/bin/lost: not found"),
     ("Bootstrap: busybox\n%setup\n  exit 4\n", (), "%setup ended with 4"),
     ("Bootstrap: busybox\n", ("--section", "posts"), "there is no such section"),
@@ -415,6 +416,10 @@ def test_what_is_said(of_user: Builder, text: str, options: tuple[str, ...], sai
 def test_what_is_said_of_targets(of_user: Builder) -> None:
     assert "is not there" in of_user("build", "x.sif", "lost.def").stderr
     assert "is no directory" in of_user.fails("Bootstrap: busybox\n", target="lost/x.sif")
+    said = of_user.fails("Bootstrap: busybox\n", env={"SOURCE_DATE_EPOCH": "9" * 20})
+    assert "is no number of seconds that a squashfs can hold" in said
+    os.mkfifo(of_user.home / "pipe", 0o666)
+    assert "pipe is no file" in of_user("build", "x.sif", "pipe").stderr
     closed = of_user.home / "closed"
     closed.mkdir(mode=0o555)
     assert "not yours to write" in of_user.fails("Bootstrap: busybox\n", target="closed/x.sif")

@@ -91,6 +91,8 @@ def test_help_and_errors(desk: Desk) -> None:
         (["cluster", desk.image, "--on", "slurm", "--nthreads", "2"], 255, "--nthreads: not with --on"),
         (["cluster", desk.image, "--adapt", "3"], 255, "MIN:MAX"),
         (["cluster", f"docker://{desk.registry.host}/nothing:1"], 255, "nothing"),
+        (["cluster", desk.image, "--n-workers", "0", "--scheduler-file", "/nowhere/x.json"], 255, "/nowhere/x.json"),
+        (["worker", desk.image, "--local-directory", "/proc/nowhere", "tcp://127.0.0.1:1"], 255, "/proc/nowhere: No"),
     ):
         done = desk.run(desk.dask, "hpcc", *words)
         assert (done.returncode, done.stdout) == (status, ""), (words, done)

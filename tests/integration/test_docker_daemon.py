@@ -100,6 +100,7 @@ def test_the_tag_is_required(tmp_path: Path, name: str) -> None:
         ("unix://", SettingsError, "none that hpcc can talk to"),
         ("tcp://127.0.0.1:1", RegistryError, "cannot be reached: Connection refused"),
         ("tcp://127.0.0.1:99999999", SettingsError, "no usable port"),
+        ("tcp://[::1", SettingsError, "none that hpcc can talk to"),
     ],
 )
 def test_daemons_that_are_not_there(tmp_path: Path, host: str, kind: type[HpccError], words: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hpcc import fetching
 from hpcc.errors import (
     AccessDenied,
     HpccError,
@@ -25,6 +26,8 @@ from hpcc.errors import (
 )
 from hpcc.image import open_image
 from hpcc.registry import transport
+from hpcc.registry.web import Web
+from hpcc.sources.agents import Named, file_name
 from hpcc.sources.library import LibraryName
 from tests.support.archives import new_save, tar_of
 from tests.support.docker_registry import DockerRegistry
@@ -214,6 +217,11 @@ def test_what_goes_wrong(web: WebServer, tmp_path: Path, name: str) -> None:
     assert [path for path in left(tmp_path) if path.startswith(("sif", "tmp"))] == []
 
 
+def test_no_file_name_is_in_what_is_no_url() -> None:
+    with pytest.raises(UsageError, match="is no http:// or https:// URL"):
+        file_name(Named("http", "http://[::1"))
+
+
 def test_urls_that_are_none(tmp_path: Path) -> None:
     for uri, words in (
         ("http://", "no http:// or https:// URL"),
@@ -253,6 +261,23 @@ def test_a_librarys_token_goes_to_it_alone_and_makes_it_private(
     library.redirects[name] = f"{web.url}/store"
     assert Opened("library://lab/group/tools:1.4", tmp_path, HPCC_LIBRARY_TOKEN="secret-token", **env).sif == SIF
     assert web.authorisations == [""] and not (tmp_path / "cache/oci").exists()
+
+
+def test_a_librarys_token_goes_to_no_other_that_a_name_asks_for(
+    library: FakeLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[str, str]] = []
+
+    def web(url: str, **options: Any) -> Web:
+        made.append((url, options["token"]))
+        return Web(library.url, **options)
+
+    monkeypatch.setattr(fetching, "Web", web)
+    env = {"HPCC_LIBRARY_URL": library.url, "HPCC_LIBRARY_TOKEN": "secret-token"}
+    Opened("library://alpine", tmp_path, **env)
+    with pytest.raises(HpccError):
+        Opened("library://elsewhere.example/lab/group/tools:1.4", tmp_path, **env)
+    assert made == [(library.url, "secret-token"), ("http://elsewhere.example", "")]
 
 
 @pytest.mark.parametrize(

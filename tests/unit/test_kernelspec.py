@@ -3,11 +3,12 @@
 import json
 import sys
 from pathlib import Path
+from string import Template
 
 import pytest
 
-from hpcc.errors import UsageError
-from hpcc_jupyter.bring import pip_words
+from hpcc.errors import HpccError, UsageError
+from hpcc_jupyter.bring import bring_ipykernel, pip_words
 from hpcc_jupyter.inside import Python
 from hpcc_jupyter.kernelspec import Wanted, from_kernelspec, make_kernelspec, with_ipykernel, with_irkernel
 from hpcc_jupyter.places import data_directories, find_kernels, remove_kernel, write_kernel
@@ -40,6 +41,24 @@ def test_of_r_and_of_a_kernelspec() -> None:
     assert kernel is not None
     assert kernel.argv == ("k", "--file={connection-file}", "/opt/k/x") and kernel.env == (("A", "1,B=2"),)
     assert make_kernelspec(["hpcc"], WANTED, kernel, {})["env"] == {"HPCCENV_A": "1,B=2"}
+
+
+def test_no_variable_of_the_server_goes_into_an_image_that_asks_for_it() -> None:
+    env = {"A": "${AWS_SECRET_ACCESS_KEY}", "B": "x$HOME", "C": "5 $ a", "D": "$$", "E": "\0"}
+    kernel = from_kernelspec({"argv": ["k", "{connection_file}"], "env": env}, "/k")
+    assert kernel is not None
+    made = make_kernelspec(["hpcc"], WANTED, kernel, {})["env"]
+    assert {name: Template(value).safe_substitute(HOME="/host") for name, value in made.items()} == {
+        "HPCCENV_C": "5 $ a", "HPCCENV_D": "$$"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".cpython-312/../x.so", ".pypy310-pp73.so", ".cpython-312\0.so", ""])
+def test_ipykernel_is_brought_by_no_other_name_than_of_a_python(suffix: str, tmp_path: Path) -> None:
+    python = Python("python3", "3.12", suffix, "/usr", "")
+    with pytest.raises(HpccError, match="which is no CPython"):
+        bring_ipykernel(python, {"HOME": str(tmp_path)})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("argv", [None, [], "text", ["k"], ["k", 1, "{connection_file}"], ["k\0", "{connection_file}"]])

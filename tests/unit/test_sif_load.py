@@ -1,15 +1,17 @@
 """Loading SIFs, whole and damaged."""
 
+import json
 import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcc.errors import InvalidImage, UnsupportedImage
+from hpcc.errors import IntegrityError, InvalidImage, UnsupportedImage
 from hpcc.sif import descriptor as d
 from hpcc.sif.create import Object, layout
 from hpcc.sif.header import ARCHITECTURES, encode_arch, parse_arch
+from hpcc.sif.integrity import parse_statement
 from hpcc.sif.load import Sif, load
 from tests.conftest import SHARED_DATA
 
@@ -136,3 +138,10 @@ def test_flipped_bytes_raise_nothing_else(flips: list[tuple[int, int]]) -> None:
     except (InvalidImage, UnsupportedImage):
         return
     assert all(each.offset >= 0 and each.offset + each.size <= len(data) for each in sif.descriptors)
+
+
+@pytest.mark.parametrize("digest", [5, "sha256:0", None, []])
+def test_signed_documents_whose_digests_are_none(digest: object) -> None:
+    data = json.dumps({"version": 1, "header": {"digest": digest}, "objects": []})
+    with pytest.raises(IntegrityError, match="does not tell of a SIF's objects"):
+        parse_statement(data.encode())
