@@ -152,7 +152,8 @@ class Builder:
     def _run_post(self, script: Script, root: str) -> None:
         text = script.text.encode("utf-8", "surrogateescape")
         self._inside.call(write_file, root, "/.post.script", text, 0o755)
-        options = ["--writable", "--cleanenv", *post_variables(), *self._options.container]
+        # Not the host's /tmp, which `rm -rf /tmp/*`, as many write at the end, would empty.
+        options = ["--writable", "--cleanenv", "--no-mount", "tmp", *post_variables(), *self._options.container]
         run_in_container(
             root, script.command("/.post.script"), "post", options, quiet=self._options.quiet,
             pass_fds=(self._work.lock,),

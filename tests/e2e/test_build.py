@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,20 @@ def test_everything_of_a_definition_file(builder: Builder) -> None:
     assert builder.ok("inspect", "--list-apps", "x.sif") == "foo\n"
     assert builder.ok("exec", "x.sif", "ls", "-A", "/").split().count(".post.script") == 0
     assert (builder.home / "x.sif").stat().st_mode & 0o777 == 0o755
+
+
+def test_tmp_of_the_host_is_out_of_posts_reach(builder: Builder) -> None:
+    """Dockerfiles end with `rm -rf /tmp/*`; what %post writes there is the image's."""
+    with tempfile.NamedTemporaryFile(dir="/tmp", prefix="hpcc-precious-") as precious:
+        os.chown(precious.name, builder.person.uid, builder.person.gid)
+        name = precious.name
+        post = f"%post\n    test ! -e {name}\n    touch /tmp/made /var/tmp/made\n    rm -rf {name} /tmp/gone\n"
+        builder.build(f"Bootstrap: busybox\n{post}")
+        assert os.path.exists(name)
+    assert not os.path.exists("/tmp/made")
+    assert builder.ok("exec", "--contain", "--no-mount", "tmp", "x.sif", "ls", "/tmp", "/var/tmp").split() == [
+        "/tmp:", "made", "/var/tmp:", "made",
+    ]  # fmt: skip
 
 
 def test_post_that_fails(builder: Builder) -> None:
