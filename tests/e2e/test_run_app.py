@@ -121,7 +121,7 @@ def test_an_instance_runs_the_apps_startscript(hpcc: Hpcc, image: Path) -> None:
 def test_inspect(hpcc: Hpcc, image: Path) -> None:  # noqa: F811
     assert hpcc("inspect", "--list-apps", image).stdout == "bar\nfoo\n"
     assert hpcc("inspect", "--app", "foo", image).stdout == "SCIF_APP_NAME: foo\nVERSION: 1.0\n"
-    assert hpcc("inspect", "--app", "foo", "-r", image).stdout == FOO["scif/runscript"]
+    assert hpcc("inspect", "--app", "foo", "-r", image).stdout == FOO["scif/runscript"] + "\n"  # as Apptainer
     document = json.loads(hpcc("inspect", "--app", "foo", "-j", "-E", image).stdout)
     script = "/scif/apps/foo/scif/env/90-environment.sh"
     assert document["data"]["attributes"] == {
