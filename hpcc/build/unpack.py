@@ -3,10 +3,12 @@
 import os
 import shutil
 import stat
+from functools import partial
 
 from hpcc import fstree
 from hpcc.progress import SILENT, Progress
 from hpcc.runtime import store
+from hpcc.runtime.unpack import make_tree
 from hpcc.sitepath import load_site_packages
 from hpcc.squashfs.inode import Inode
 from hpcc.squashfs.reader import SquashFS, open_squashfs
@@ -27,31 +29,9 @@ def unpack_squashfs(
     try:
         squashfs = open_squashfs(lambda at, length: os.pread(fd, length, offset + at), size)
         progress.stage("Unpacking", size)
-        return _unpack(squashfs, target, owners=owners)
+        return make_tree(squashfs, target, partial(_make, squashfs), partial(_set_attributes, owners=owners))
     finally:
         os.close(fd)
-
-
-def _unpack(squashfs: SquashFS, target: str, *, owners: bool) -> list[str]:
-    links: dict[int, str] = {}
-    directories: list[tuple[str, Inode]] = [(target, squashfs.root)]
-    left_out = []
-    os.mkdir(target, 0o700)
-    for name, inode in squashfs.walk():
-        path = os.path.join(target, os.fsdecode(name))
-        if inode.kind == fstree.DIRECTORY:
-            os.mkdir(path, 0o700)
-            directories.append((path, inode))
-        elif inode.nlink > 1 and inode.number in links:
-            os.link(links[inode.number], path, follow_symlinks=False)
-        elif _make(squashfs, inode, path):
-            links[inode.number] = path
-            _set_attributes(path, inode, owners=owners)
-        else:
-            left_out.append(os.fsdecode(name))
-    for path, inode in reversed(directories):
-        _set_attributes(path, inode, owners=owners)
-    return left_out
 
 
 def _make(squashfs: SquashFS, inode: Inode, path: str) -> bool:

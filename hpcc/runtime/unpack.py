@@ -8,6 +8,8 @@ out. One copy serves all jobs of the user on the node; nobody can write to it th
 
 import os
 import stat
+from collections.abc import Callable
+from functools import partial
 
 from hpcc import fstree
 from hpcc.errors import CacheError, InvalidImage
@@ -47,8 +49,20 @@ def _unpack(image: Rootfs, target: str) -> None:
     load_site_packages()
     squashfs = open_squashfs(lambda offset, size: os.pread(image.fd, size, image.offset + offset), image.size)
     root = os.geteuid() == 0
+    make_tree(squashfs, target, partial(_make, squashfs, root=root), partial(_set_attributes, root=root))
+
+
+def make_tree(
+    squashfs: SquashFS, target: str, make: Callable[[Inode, str], bool], set_attributes: Callable[[str, Inode], None]
+) -> list[str]:
+    """Make the directory `target` with all that is in the squashfs, hard links as such; what could not be made.
+
+    `make(inode, path)` makes what is no directory, or tells that it cannot. Directories get their attributes last, for
+    some forbid writing. Raises what the two raise, OSError, InvalidImage.
+    """
     links: dict[int, str] = {}
     directories: list[tuple[str, Inode]] = [(target, squashfs.root)]
+    left_out = []
     os.mkdir(target, 0o700)
     for name, inode in squashfs.walk():
         path = os.path.join(target, os.fsdecode(name))
@@ -57,11 +71,14 @@ def _unpack(image: Rootfs, target: str) -> None:
             directories.append((path, inode))
         elif inode.nlink > 1 and inode.number in links:
             os.link(links[inode.number], path, follow_symlinks=False)
-        elif _make(squashfs, inode, path, root=root):
+        elif make(inode, path):
             links[inode.number] = path
-            _set_attributes(path, inode, root=root)
+            set_attributes(path, inode)
+        else:
+            left_out.append(os.fsdecode(name))
     for path, inode in reversed(directories):
-        _set_attributes(path, inode, root=root)
+        set_attributes(path, inode)
+    return left_out
 
 
 def _make(squashfs: SquashFS, inode: Inode, path: str, *, root: bool) -> bool:

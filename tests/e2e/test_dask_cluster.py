@@ -1,8 +1,6 @@
 """HPCCCluster: Dask's scheduler here, its workers in containers, as root and as a plain user."""
 
 import json
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,11 +29,7 @@ def registry() -> Iterator[FakeRegistry]:
 def programs(runs_as: Person, registry: FakeRegistry) -> Iterator[Programs]:
     made = Programs(runs_as, registry)
     yield made
-    for pid in marked(made.mark):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    made.end()
 
 
 @pytest.fixture
@@ -44,11 +38,7 @@ def of_user(plain_user: Person, registry: FakeRegistry, open_dir: Path) -> Itera
     (open_dir / "home").mkdir()
     made = Programs(plain_user.at(open_dir / "home"), registry)
     yield made
-    for pid in marked(made.mark):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    made.end()
 
 
 def test_scale_adapt_and_what_is_shown(programs: Programs) -> None:

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tarfile
@@ -178,6 +179,14 @@ class Programs:
         self.person, self.mark = person, uuid4().hex
         self.registry = registry or FakeRegistry()
         self.env = {"HPCC_INSECURE": self.registry.host, "HPCC_HOLD_IDLE": "0", MARK: self.mark}
+
+    def end(self) -> None:
+        """Kill what is left of its programs."""
+        for pid in marked(self.mark):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
 
     def uri(self, name: str = "dask") -> str:
         return f"docker://{self.registry.host}/lab/{name}:1"

@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from hpcc.progress import Part, Progress
 from hpcc.registry.fake import FakeRegistry
 from hpcc.settings import Settings
 from tests.support.people import Person, isolated
+from tests.support.webserver import QuietServer
 
 T = TypeVar("T")
 NAME = "group/tools"  # of the image that the fixture `fake` serves
@@ -156,13 +157,7 @@ class StallingStorage:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # clients that are killed hang up
-
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = QuietServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> "StallingStorage":
