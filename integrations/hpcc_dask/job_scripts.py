@@ -24,16 +24,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import dask.config
-from dask_jobqueue.htcondor import HTCondorJob
-from dask_jobqueue.lsf import LSFJob
-from dask_jobqueue.oar import OARJob
-from dask_jobqueue.pbs import PBSJob
-from dask_jobqueue.sge import SGEJob
-from dask_jobqueue.slurm import SLURMJob
 
 from hpcc.errors import UsageError
 from hpcc_dask.command import Container, python_words, quoted, variables
 from hpcc_dask.images import explained
+from hpcc_dask.queues import HTCondorJob, LSFJob, OARJob, PBSJob, SGEJob, SLURMJob
 from hpcc_dask.walltime import lifetime_words, seconds
 
 _EXPANDED = re.compile(r"(~|\$\w+|\$\{\w+\})(?=/|$)")

@@ -15,12 +15,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dask.config
-from dask_jobqueue.htcondor import HTCondorCluster
-from dask_jobqueue.lsf import LSFCluster
-from dask_jobqueue.oar import OARCluster
-from dask_jobqueue.pbs import PBSCluster
-from dask_jobqueue.sge import SGECluster
-from dask_jobqueue.slurm import SLURMCluster
 from distributed.core import Status
 from distributed.deploy.utils import nprocesses_nthreads
 
@@ -30,6 +24,7 @@ from hpcc_dask import job_scripts
 from hpcc_dask.config import configured
 from hpcc_dask.job_scripts import JobImage
 from hpcc_dask.preparing import Request
+from hpcc_dask.queues import HTCondorCluster, LSFCluster, OARCluster, PBSCluster, SGECluster, SLURMCluster
 
 
 class WorkersInImage:

@@ -24,11 +24,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dask_jobqueue.slurm import SLURMRunner
-
 from hpcc.errors import HpccError
 from hpcc_dask.command import WORKER, variables, worker_words
 from hpcc_dask.preparing import Request
+from hpcc_dask.queues import SLURMRunner
 
 _POLL = 0.2  # seconds
 

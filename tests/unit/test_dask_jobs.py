@@ -175,3 +175,12 @@ def test_a_lifetime_below_the_walltime(said: Path) -> None:
     assert "--lifetime" not in job("slurm", walltime="UNLIMITED").job_script()
     own = job("slurm", walltime="01:00:00", worker_extra_args=["--lifetime", "5m"]).job_script()
     assert own.count("--lifetime") == 1 and "--lifetime 5m" in own
+
+
+@pytest.mark.parametrize("module", ["jobqueue", "runner", "job_scripts"])
+def test_ctrl_c_is_what_it_was(module: str) -> None:
+    """dask-jobqueue alone has it end the interpreter, whatever imports it."""
+    program = f"import signal, hpcc_dask.{module}; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    program = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {program}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
